@@ -1,0 +1,1 @@
+"""Alembic migrations of the realm database; run by `realm.db.migrate` only."""

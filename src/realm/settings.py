@@ -1,0 +1,181 @@
+"""Where the realm lives and how it is set up: one frozen `Settings`, read once at the edge.
+
+Values come from, in rising order: defaults here, `$REALM_HOME/settings.yaml`, environment variables
+`REALM_<FIELD>` (for example `REALM_PORT_TAVERN=18888`). An unknown key is an error that names the nearest one.
+See it with `python3 -m training status`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+LANES = ("high", "normal", "low")
+# Folders a person may look into; made by `RealmHome.create`.
+HOME_FOLDERS = (
+    "inbox", *(f"inbox/{lane}" for lane in LANES), *(f"queue/{lane}" for lane in LANES),
+    "completed", "failed", "quarantine", "models", "vault", "campaigns", "heroes", "logs", "run",
+)  # fmt: skip
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the value, the rule and the next action."""
+
+
+class Settings(BaseModel):
+    """Everything a person may set. Ports are TCP ports on `host`; sizes are bytes; times are seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port_tavern: int = Field(8888, ge=0, le=65535)
+    port_vault: int = Field(8767, ge=0, le=65535)
+    port_state: int = Field(8866, ge=0, le=65535)
+    port_sy: int = Field(8080, ge=0, le=65535)
+    port_bin: int = Field(8090, ge=0, le=65535)
+    port_oracle: int = Field(8765, ge=0, le=65535)
+    token: str = Field("", description="demanded from every client when host is not loopback")
+    default_hero: str = "pip"
+    idle_generation: bool = Field(True, description="make quests from the skills when the board is empty")
+    min_free_disk: int = Field(500_000_000, description="a checkpoint is refused below this many free bytes")
+    max_inbox_bytes: int = Field(4_000_000_000, description="larger inbox files are refused")
+    log_level: str = "INFO"
+
+    def port(self, service: str) -> int:
+        """Port of a service by its short name (tavern, vault, state, sy, bin, oracle)."""
+        return getattr(self, f"port_{service}")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint such as `; did you mean 'port_bin'?`, or nothing when no known word is close."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{found[0]}'?" if found else f"; known: {', '.join(sorted(known))}"
+
+
+def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """Pydantic's findings as sentences that name the key, the value, the rule and the nearest known key."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(model, item["loc"])
+            lines.append(f"{where}: unknown key '{key}'{nearest(str(item['loc'][-1]), known)}")
+        else:
+            lines.append(f"{where}: {key} = {item.get('input')!r}: {item['msg']}")
+    return "\n".join(lines)
+
+
+def _known_keys(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def load_settings(home: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read `settings.yaml` of a realm home plus `REALM_*` variables.
+
+    Raises:
+        SettingsError: unknown key, wrong type or a file that is not a YAML mapping.
+    """
+    environ = os.environ if environ is None else environ
+    file = home / "settings.yaml"
+    values: dict[str, Any] = {}
+    if file.exists():
+        try:
+            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{file}: not valid YAML ({error}); mend the file or delete it") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise SettingsError(f"{file}: expected 'key: value' lines, found {type(loaded).__name__}; mend the file")
+        values = loaded or {}
+    for field in Settings.model_fields:
+        name = f"REALM_{field.upper()}"
+        if name in environ:
+            values[field] = environ[name]
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(explain(error, Settings, str(file))) from error
+    if settings.host not in ("127.0.0.1", "localhost", "::1") and not settings.token:
+        raise SettingsError(
+            f"host = {settings.host!r} is not loopback and no token is set; set `token:` in {file} "
+            "(every client must then send it) or bind to 127.0.0.1"
+        )
+    return settings
+
+
+def home_marker() -> Path:
+    """File beside the checkout's `pyproject.toml` in which `bootstrap_dev.sh` notes this checkout's realm home."""
+    return Path(__file__).resolve().parents[2] / ".realm-home"
+
+
+def realm_home(environ: Mapping[str, str] | None = None) -> Path:
+    """`$REALM_HOME`, else the home that bootstrap set up for this checkout, else `~/realm` (contracts A6)."""
+    environ = os.environ if environ is None else environ
+    if environ.get("REALM_HOME"):
+        return Path(environ["REALM_HOME"]).expanduser().resolve()
+    marker = home_marker()
+    if marker.is_file():
+        return Path(marker.read_text(encoding="utf-8").strip()).expanduser().resolve()
+    return Path("~/realm").expanduser().resolve()
+
+
+class RealmHome:
+    """Paths inside one realm home, and the settings read from it."""
+
+    def __init__(self, root: Path | str | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self.root = Path(root).expanduser().resolve() if root is not None else realm_home(environ)
+        self.settings = load_settings(self.root, environ)
+
+    def create(self) -> RealmHome:
+        """Make every folder a realm home has; safe to call again."""
+        for folder in HOME_FOLDERS:
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        return self
+
+    @property
+    def database(self) -> Path:
+        return self.root / "realm.db"
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / "inbox"
+
+    @property
+    def queue(self) -> Path:
+        return self.root / "queue"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def vault(self) -> Path:
+        return self.root / "vault"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def heroes(self) -> Path:
+        """Folder for a person's own hero YAML files; shipped ones are package data."""
+        return self.root / "heroes"

@@ -1,0 +1,1 @@
+"""The documented front door: `python3 -m training …` is the `realm` command."""
