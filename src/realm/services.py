@@ -1,21 +1,27 @@
-"""The service table: which services exist, on which port, and what they are for. One list for CLI, doctor and pages."""
+"""The service table: which services exist, on which port, what they are for, and which process carries them.
+
+Also the notes that running processes leave in `$REALM_HOME/run`, so that nothing is ever signalled that the realm did
+not start: a note counts only while a process with that id *and* that start time lives.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 from dataclasses import dataclass
 
-from realm.settings import Settings
+from realm.settings import RealmHome, Settings
 
 
 @dataclass(frozen=True)
 class Service:
-    """One network service. `name` is what `training serve NAME` takes and `port_<name>` its setting."""
+    """One network service. `name` is what `training serve NAME` takes; its port is the setting `port_<name>`."""
 
     name: str
     title: str
     purpose: str
-    process: str  # the supervised process that carries it
+    process: str
 
 
 SERVICES = (
@@ -34,18 +40,73 @@ def by_name(name: str) -> Service:
     raise KeyError(f"no service {name!r}; known: {', '.join(s.name for s in SERVICES)}")
 
 
+def url(settings: Settings, name: str) -> str:
+    """Address a person opens: loopback is written as `localhost`."""
+    host = "localhost" if settings.host in ("127.0.0.1", "::1") else settings.host
+    return f"http://{host}:{settings.port(name)}"
+
+
+def port_message(service: Service, port: int, reason: str) -> str:
+    """What to say when a port cannot be bound."""
+    holder = _holder(port)
+    return (
+        f"port {port} for {service.title} ({service.name}) cannot be used: {reason}{holder}; end that program, or set "
+        f"`port_{service.name}: <free port>` in settings.yaml (or REALM_PORT_{service.name.upper()}) and start again"
+    )
+
+
+def _holder(port: int) -> str:
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                if connection.pid is None:
+                    return ""
+                return f" (held by {psutil.Process(connection.pid).name()}, pid {connection.pid})"
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        # Another user's socket, or it ended meanwhile: the port is still named, only its holder is not.
+        return ""
+    return ""
+
+
 def taken_ports(settings: Settings) -> list[tuple[Service, int, str]]:
-    """Services whose port cannot be bound now: (service, port, reason). Port 0 means "any" and is never taken."""
+    """Services whose port cannot be bound now: (service, port, message)."""
     found = []
     for service in SERVICES:
         port = settings.port(service.name)
-        if port == 0:
-            continue
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             # uvicorn sets SO_REUSEADDR too: without it a port in TIME_WAIT would look taken after stop-all.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((settings.host, port))
             except OSError as error:
-                found.append((service, port, error.strerror or str(error)))
+                found.append((service, port, port_message(service, port, error.strerror or str(error))))
     return found
+
+
+def leave_note(home: RealmHome, name: str, pid: int | None = None) -> None:
+    """Write `run/<name>.json` with process id and start time; called by each long-running process at its start."""
+    import psutil
+
+    pid = os.getpid() if pid is None else pid
+    note = {"pid": pid, "started": psutil.Process(pid).create_time()}
+    path = home.run / f"{name}.json"
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(note), encoding="utf-8")
+    temporary.replace(path)
+
+
+def noted(home: RealmHome, name: str):
+    """`psutil.Process` of a note whose process still lives with the same start time, else None."""
+    import psutil
+
+    path = home.run / f"{name}.json"
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        process = psutil.Process(note["pid"])
+        # create_time is read from the boot clock; a second apart is another process with a recycled id.
+        alive = abs(process.create_time() - note["started"]) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return None
+    return process if alive else None
