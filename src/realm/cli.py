@@ -16,8 +16,10 @@ import typer
 
 from realm.settings import LANES, RealmHome, SettingsError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-                  help="The Realm of Training: data, battle, held-out trial, level, checkpoint, next quest.")  # fmt: skip
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="The Realm of Training: data, battle, held-out trial, level, checkpoint, next quest.",
+)  # fmt: skip
 quest_app = typer.Typer(no_args_is_help=True, help="Training data on the quest board.")
 battle_app = typer.Typer(no_args_is_help=True, help="Control the running battle.")
 trial_app = typer.Typer(no_args_is_help=True, help="Examine the hero on held-out problems.")
@@ -72,7 +74,9 @@ def open_db(home: RealmHome):
 
 
 @app.command()
-def doctor(fix: Annotated[bool, typer.Option(help="Do what is safe to repair.")] = False, as_json: Json = False) -> None:
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Do what is safe to repair.")] = False, as_json: Json = False
+) -> None:
     """Check this machine and this realm home; exit code 1 when something must be done before playing."""
     from realm import doctor as checks
 
@@ -287,7 +291,8 @@ def quest_list(as_json: Json = False, all_states: Annotated[bool, typer.Option("
     from realm import db
 
     quests = db.quests
-    columns = [quests.c[c] for c in ("id", "lane", "state", "kind", "name", "skill", "level", "rows", "attempts", "error")]
+    names = ("id", "lane", "state", "kind", "name", "skill", "level", "rows", "attempts", "error")
+    columns = [quests.c[name] for name in names]
     order_by = [sa.case((quests.c.state.in_(["training", "queued", "hold"]), 0), else_=1),
                 quests.c.created_at.desc()]  # fmt: skip
     engine = open_db(RealmHome().create())

@@ -106,8 +106,8 @@ def _ram() -> Row:
     import psutil
 
     memory = psutil.virtual_memory()
-    return _sized("RAM", memory.total / GB, f"{memory.total / GB:.1f} GB, {memory.available / GB:.1f} free", NEEDS["ram"],
-                  "enough for PIP; larger heroes need the minimum")  # fmt: skip
+    found = f"{memory.total / GB:.1f} GB, {memory.available / GB:.1f} free"
+    return _sized("RAM", memory.total / GB, found, NEEDS["ram"], "enough for PIP; larger heroes need the minimum")
 
 
 def _disk(home: RealmHome) -> Row:

@@ -1,0 +1,32 @@
+# Two commands are enough: `make play` and `make test`.
+PY = $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)/bin/python
+# One thread per process: two OpenMP threads beside a busy process run 20-100 times slower.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: play stop test test-all lint bench setup setup-dev
+
+play: setup
+	$(PY) -m training start-all --until-battle 120
+
+stop:
+	$(PY) -m training stop-all
+
+setup:
+	@EXTRAS=training ./scripts/bootstrap_dev.sh
+
+setup-dev:
+	@SYSTEM=1 ./scripts/bootstrap_dev.sh
+
+test: setup-dev lint
+	$(PY) -m pytest -m "not slow and not gpu"
+
+test-all: setup-dev lint
+	$(PY) -m pytest -m "not gpu"
+
+lint:
+	$(PY) -m ruff check .
+
+bench: setup-dev
+	$(PY) -m benchmarks

@@ -1,0 +1,42 @@
+"""Shared fixtures: every test has a realm home of its own, and CI turns skips into failures."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from realm import db
+from realm.settings import RealmHome
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    """No test may touch a person's realm: HOME and REALM_HOME are temporary folders."""
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("REALM_HOME", str(tmp_path / "realm"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def home(tmp_path) -> RealmHome:
+    """A fresh realm home with folders and database."""
+    made = RealmHome(tmp_path / "realm")
+    db.migrate(made)
+    return made
+
+
+@pytest.fixture
+def engine(home):
+    made = db.connect(home)
+    yield made
+    made.dispose()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("REALM_NO_SKIP") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although REALM_NO_SKIP is set: {report.longrepr}"
