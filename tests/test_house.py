@@ -115,3 +115,23 @@ def test_wheel_holds_every_file_and_runs_alone(tmp_path):
                           capture_output=True, text=True, cwd=tmp_path, timeout=60)  # fmt: skip
     assert str(venv) in done.stdout.splitlines()[0], done.stdout + done.stderr
     assert "pip" in done.stdout and done.returncode == 0, done.stderr
+
+
+def test_seed_paths_in_architecture_exist():
+    """The table that maps the seed's paths to modules names only files that are there."""
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8").split("## Where the seed's names live")[1]
+    cells = [line.split("|")[2] for line in text.splitlines() if line.startswith("| `")]
+    named = [word for cell in cells for word in cell.split("`")[1::2]]
+    assert len(named) >= 8
+    for name in named:
+        assert (SRC / name).exists(), f"{name} is in the table but not in src/"
+
+
+def test_links_in_documents_resolve():
+    """Every relative link of every document leads to a file."""
+    import re
+
+    for doc in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)", doc.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (doc.parent / target).exists(), f"{doc.name} links to {target}, which is not there"

@@ -1,0 +1,112 @@
+"""Settings, realm home and doctor: values, rules and next actions in every message."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from realm import cli, db, doctor, events, services
+from realm.settings import RealmHome, SettingsError, load_settings, realm_home
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    (tmp_path / "settings.yaml").write_text("port_tavrn: 1\n")
+    with pytest.raises(SettingsError, match="port_tavrn.*did you mean 'port_tavern'"):
+        load_settings(tmp_path, {})
+
+
+@pytest.mark.parametrize("text,needle", [("- a\n", "key: value"), ("{", "not valid YAML"), ("port_bin: x", "port_bin")])
+def test_a_broken_settings_file_is_named(tmp_path, text, needle):
+    (tmp_path / "settings.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=needle) as caught:
+        load_settings(tmp_path, {})
+    assert "settings.yaml" in str(caught.value)
+
+
+def test_environment_wins_over_file(tmp_path):
+    (tmp_path / "settings.yaml").write_text("port_bin: 1234\nport_sy: 1235\n")
+    settings = load_settings(tmp_path, {"REALM_PORT_BIN": "4321"})
+    assert (settings.port_bin, settings.port_sy, settings.port_tavern) == (4321, 1235, 8888)
+
+
+def test_a_wider_host_demands_a_token(tmp_path):
+    with pytest.raises(SettingsError, match="0.0.0.0.*token"):
+        load_settings(tmp_path, {"REALM_HOST": "0.0.0.0"})
+    assert load_settings(tmp_path, {"REALM_HOST": "0.0.0.0", "REALM_TOKEN": "s"}).token == "s"
+
+
+def test_home_order(tmp_path, monkeypatch):
+    assert realm_home({"REALM_HOME": str(tmp_path)}) == tmp_path
+    marker = tmp_path / "marker"
+    monkeypatch.setattr("realm.settings.home_marker", lambda: marker)
+    assert realm_home({}) == Path("~/realm").expanduser()
+    marker.write_text(f"{tmp_path / 'elsewhere'}\n")
+    assert realm_home({}) == tmp_path / "elsewhere"
+
+
+def test_write_is_all_or_nothing(engine):
+    with pytest.raises(RuntimeError), db.write(engine) as connection:
+        events.emit(connection, "mode", "told but not true", mode="rest")
+        raise RuntimeError
+    with db.read(engine) as connection:
+        assert events.last_id(connection) == 0
+
+
+def test_an_unlisted_event_kind_is_refused(engine):
+    with db.write(engine) as connection, pytest.raises(ValueError, match="batle"):
+        events.emit(connection, "batle", "typo")
+
+
+def test_watcher_sees_other_connections_only_when_they_commit(home, engine):
+    other = db.connect(home)
+    watcher = events.Watcher(engine)
+    assert watcher.changed() and not watcher.changed()
+    with db.write(other) as connection:
+        events.emit(connection, "mode", "x", mode="train")
+    assert watcher.changed() and not watcher.changed()
+    watcher.close()
+    other.dispose()
+
+
+def test_another_schema_version_is_refused(home):
+    made = db.engine(home.database)
+    with db.write(made) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    made.dispose()
+    with pytest.raises(db.SchemaError, match="schema 9999.*doctor --fix"):
+        db.connect(home)
+
+
+def test_migration_matches_the_tables(home):
+    """The database that Alembic makes has exactly the columns `realm.db` declares."""
+    made = db.connect(home)
+    inspector = sa.inspect(made)
+    for table in db.metadata.sorted_tables:
+        assert {c["name"] for c in inspector.get_columns(table.name)} == {c.name for c in table.columns}, table.name
+    made.dispose()
+
+
+def test_doctor_finds_and_fixes(tmp_path):
+    home = RealmHome(tmp_path / "fresh", {f"REALM_PORT_{s.name.upper()}": "0" for s in services.SERVICES})
+    before = {row.name: row for row in doctor.examine(home)}
+    assert before["Database"].status == "fail" and "doctor --fix" in before["Database"].fix
+    assert before["Realm home"].status == "fail"
+    after = {row.name: row for row in doctor.examine(home, fix=True)}
+    assert after["Database"].status == after["Realm home"].status == "ok"
+    assert {"Python", "GPU", "RAM", "Disk", "System", "torch"} <= set(after)
+    assert after["torch"].found.endswith("build)")
+
+
+def test_doctor_json_and_exit_code(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("REALM_MIN_FREE_DISK", str(10**18))
+    monkeypatch.setattr(sys, "argv", ["training", "doctor", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    data = json.loads(capsys.readouterr().out)
+    disk = next(row for row in data["rows"] if row["name"] == "Disk")
+    assert data["ok"] is False and disk["status"] == "fail" and "REALM_HOME" in disk["fix"]
