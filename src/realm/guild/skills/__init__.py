@@ -1,0 +1,55 @@
+"""The Guild's skills: the registry and the contract that a skill fulfils.
+
+`get_skill("bin")` returns the skill; `all_skills()` lists what is shipped, in a stable order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from realm.guild.skills.base import (
+    CLOSED_BELOW,
+    SPLITS,
+    Grade,
+    LevelInfo,
+    Problem,
+    Skill,
+    SkillError,
+    Split,
+)
+
+__all__ = ["CLOSED_BELOW", "SPLITS", "Grade", "LevelInfo", "Problem", "Skill", "SkillError", "Split", "all_skills",
+           "get_skill", "skill_ids"]
+
+
+def _bin() -> Skill:
+    from realm.guild.skills.bin import BinSkill
+
+    return BinSkill()
+
+
+# One line per skill: deleting the line and the folder removes the skill.
+_FACTORIES: dict[str, Callable[[], Skill]] = {"bin": _bin}
+_LOADED: dict[str, Skill] = {}
+
+
+def skill_ids() -> list[str]:
+    """The ids of the shipped skills, in a stable order."""
+    return sorted(_FACTORIES)
+
+
+def get_skill(skill_id: str) -> Skill:
+    """The skill with this id. Raises SkillError with the nearest id where there is none."""
+    if skill_id not in _FACTORIES:
+        near = get_close_matches(str(skill_id), _FACTORIES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(skill_ids())}"
+        raise SkillError(f"skill {skill_id!r}: no skill has this id; {hint}")
+    if skill_id not in _LOADED:
+        _LOADED[skill_id] = _FACTORIES[skill_id]()
+    return _LOADED[skill_id]
+
+
+def all_skills() -> list[Skill]:
+    """Every shipped skill."""
+    return [get_skill(skill_id) for skill_id in skill_ids()]
