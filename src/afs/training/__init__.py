@@ -1,0 +1,1 @@
+"""Refinery steps that work on training rows."""
