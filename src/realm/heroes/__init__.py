@@ -1,0 +1,1 @@
+"""Heroes: recipes (profile), chat rendering (chat) and, with torch, weights and generation (model)."""

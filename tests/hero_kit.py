@@ -1,0 +1,47 @@
+"""Parts for tests of heroes and battles: small tokenizers, a micro hero, and rows as the arena inserts them."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+
+CHATML = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+# The same with the spans that transformers' `return_assistant_tokens_mask` marks: answer and stop token.
+CHATML_MARKED = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\n' }}"
+    "{%- if message['role'] == 'assistant' %}{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}{{- '\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+TEXT = ["Compute: add(①⓪①, ①①) = ①⓪⓪⓪\nsubtract multiply carry 0123456789 the answer is yes no\n\n" * 3,
+        "system user assistant prompt text <think>\n\n</think>\n\n [INST] hello world, what is this?"]  # fmt: skip
+
+
+@lru_cache(maxsize=32)
+def tokenizer(special=("<|pad|>", "<|im_start|>", "<|im_end|>"), template=CHATML, eos="<|im_end|>", added=()):
+    """A byte-level BPE tokenizer of 400 entries in Hugging Face form with the given control tokens and template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(special), initial_alphabet=alphabet,
+                                  show_progress=False)  # fmt: skip
+    made.train_from_iterator(TEXT, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token=special[0], eos_token=eos, bos_token=special[1],
+                                   additional_special_tokens=list(special))  # fmt: skip
+    fast.add_tokens(list(added))
+    fast.chat_template = template
+    return fast
+
+
+def trl_template(name: str) -> str:
+    """Source of a chat template shipped inside TRL, found without importing TRL."""
+    root = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
+    return (root / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
