@@ -45,3 +45,25 @@ def trl_template(name: str) -> str:
     """Source of a chat template shipped inside TRL, found without importing TRL."""
     root = Path(importlib.util.find_spec("trl").submodule_search_locations[0])
     return (root / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+MICRO = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+         "intermediate_size": 64}  # fmt: skip
+
+
+def micro_profile(hero_id="pip", **changes):
+    """PIP's recipe with a model small enough for 2 ms steps. `changes` are laid over it, mappings key by key."""
+    from realm.heroes.profile import _merge, load_profile, parse_profile
+
+    values = load_profile("pip").model_dump()
+    small = {"id": hero_id, "model": {"path_or_hub_id": f"embedded:{hero_id}", "architecture": MICRO},
+             "training_defaults": {"batch_size": 4, "warmup_steps": 5, "save_steps": 1000}}  # fmt: skip
+    return parse_profile(_merge(_merge(values, small), changes))
+
+
+def tokenizer_folder(root: Path) -> Path:
+    """The stand-in tokenizer saved as a folder below `root`, made once."""
+    folder = root / "tokenizer"
+    if not folder.exists():
+        tokenizer().save_pretrained(str(folder))
+    return folder

@@ -1,0 +1,339 @@
+"""A hero's weights: born (embedded), loaded, saved, asked (greedy generation) and measured (loss on rows).
+
+The only module of `heroes` that imports torch. Loading goes through transformers' Auto classes for every family, and
+only safetensors files are read. CPU work uses one thread: two OpenMP threads beside a busy process run 20-100 times
+slower (measured), and small models gain nothing from the second.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer  # noqa: E402
+
+from realm.heroes import chat  # noqa: E402
+from realm.heroes.profile import HeroProfile, ProfileError, weights_folder  # noqa: E402
+from realm.settings import RealmHome  # noqa: E402
+
+torch.set_num_threads(int(os.environ.get("REALM_TORCH_THREADS", "1")))
+
+IGNORE = -100  # label of a position that the loss does not count
+
+
+def device() -> torch.device:
+    """Where heroes live: the first CUDA device, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def shipped_tokenizer() -> Path:
+    """Folder of the tokenizer that embedded heroes share."""
+    return Path(str(resources.files("realm.heroes") / "tokenizer"))
+
+
+def make_embedded(profile: HeroProfile, home: RealmHome, tokenizer_source: Path | None = None) -> Path:
+    """Write `models/<hero>/` of an embedded hero once, from its config and seed; returns the folder.
+
+    Same profile, same tokenizer, same torch: same bytes. Written to a temporary folder and renamed, so that a killed
+    birth leaves nothing behind that looks like a hero.
+
+    Raises:
+        ProfileError: the hero is not embedded, or the tokenizer folder is missing.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    if not profile.embedded:
+        raise ProfileError(f"{profile.id}: {profile.model.path_or_hub_id} is not embedded; its weights are not made here")
+    target = weights_folder(profile, home)
+    if (target / "config.json").is_file():
+        return target
+    source = tokenizer_source or shipped_tokenizer()
+    if not (source / "tokenizer.json").is_file():
+        raise ProfileError(f"{source}: no tokenizer.json; reinstall the package or run scripts/train_tokenizer.py")
+    tokenizer = load_tokenizer(source)
+    shape = profile.model.architecture
+    stop = chat.stop_id(tokenizer)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=profile.model.context_length,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        bos_token_id=None,
+        eos_token_id=stop,
+        pad_token_id=tokenizer.pad_token_id,
+        **shape.model_dump(exclude={"seed", "rope_theta"}),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(shape.seed)
+        model = Qwen3ForCausalLM(config)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{profile.id}-", dir=target.parent))
+    try:
+        save_model(model, tokenizer, temporary)
+        temporary.chmod(0o755)
+        os.rename(temporary, target)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not (target / "config.json").is_file():  # else another process was faster, with the same bytes
+            raise
+    return target
+
+
+def load_tokenizer(folder: Path, template: str = "tokenizer") -> Any:
+    """Tokenizer of a folder; `template` is "tokenizer" or the path of a jinja file that replaces its chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if template != "tokenizer":
+        tokenizer.chat_template = Path(template).expanduser().read_text(encoding="utf-8")
+    return tokenizer
+
+
+def load_model(profile: HeroProfile, folder: Path) -> Any:
+    """Causal language model of a folder in Hugging Face layout, on `device()`, in the profile's precision.
+
+    Raises:
+        ProfileError: no config.json or no *.safetensors (pickle files are never read).
+    """
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ProfileError(f"{folder}: needs config.json and *.safetensors; convert the weights or choose another folder")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[profile.training_defaults.precision]
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    return model.to(device()).eval()
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Weights, configuration and tokenizer in Hugging Face layout; safetensors only."""
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+class _GrownLayer(DynamicLayer):
+    """Keys and values in a buffer that doubles: transformers' own layer copies all of it for every new token."""
+
+    _room = 0
+    _filled = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        new = key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._room, self._filled = 0, 0
+        if self._filled + new > self._room:
+            self._grow(key_states, value_states, max(2 * self._room, self._filled + new + 64))
+        at = slice(self._filled, self._filled + new)
+        self.keys[:, :, at] = key_states
+        self.values[:, :, at] = value_states
+        self._filled += new
+        return self.keys[:, :, : self._filled], self.values[:, :, : self._filled]
+
+    def _grow(self, keys: Tensor, values: Tensor, room: int) -> None:
+        for name, like in (("keys", keys), ("values", values)):
+            made = like.new_empty(*like.shape[:2], room, like.shape[-1])
+            if self._filled:
+                made[:, :, : self._filled] = getattr(self, name)[:, :, : self._filled]
+            setattr(self, name, made)
+        self._room = room
+
+    def get_seq_length(self) -> int:
+        return self._filled if self.is_initialized else 0
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        # Only the filled part is copied; the rest of the buffer holds nothing.
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            made = old.new_empty(len(indices), *old.shape[1:])
+            made[:, :, : self._filled] = old[indices, :, : self._filled]
+            setattr(self, name, made)
+
+
+def _cache(model: Any) -> Cache:
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    if kinds == {"full_attention"}:
+        return Cache(layer_class_to_replicate=_GrownLayer)
+    return DynamicCache(config=model.config)
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    batch_rows: int = 128,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> list[list[int]]:
+    """Greedy answers, without the stop token, in the order of the prompts.
+
+    Rows are sorted by length, left-padded and decoded together with a KV cache; a row leaves the batch when it writes
+    its stop token. In fp32 an answer does not depend on its neighbours (tested), in bf16 near-ties may.
+
+    Args:
+        prompts: token ids, each at least one.
+        interrupted: asked between tokens; True ends early and leaves the answers that are there.
+    """
+    stop = chat.stop_id(tokenizer)
+    was_training = model.training
+    model.eval()
+    answers: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    try:
+        for begin in range(0, len(order), batch_rows):
+            rows = order[begin : begin + batch_rows]
+            _decode(model, [prompts[i] for i in rows], [answers[i] for i in rows], max_new_tokens, stop, interrupted)
+            if interrupted():
+                break
+    finally:
+        model.train(was_training)
+    return answers
+
+
+def _decode(
+    model: Any, prompts: list[Sequence[int]], answers: list[list[int]], room: int, stop: int,
+    interrupted: Callable[[], bool],
+) -> None:  # fmt: skip
+    """Append to `answers`, in place, what the model writes after each prompt."""
+    where = next(model.parameters()).device
+    width = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+    seen = torch.zeros(len(prompts), width + room, dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        tokens[i, width - len(prompt) :] = torch.tensor(list(prompt))
+        seen[i, width - len(prompt) :] = 1  # later columns are cut off until they are written
+    tokens, seen = tokens.to(where), seen.to(where)
+    position = (seen[:, :width].cumsum(1) - 1).clamp(min=0)
+    padded = len(set(map(len, prompts))) > 1
+    cache = _cache(model)
+    batch = list(range(len(prompts)))  # batch row → prompt
+    done: set[int] = set()
+    for t in range(room):
+        out = model(
+            input_ids=tokens, attention_mask=seen[:, : width + t] if padded else None, position_ids=position,
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        chosen = out.logits[:, -1].argmax(-1)
+        for row, token in zip(batch, chosen.tolist(), strict=True):
+            if token == stop:
+                done.add(row)
+            elif row not in done:
+                answers[row].append(token)
+        if len(done) == len(prompts) or t + 1 == room or interrupted():
+            return
+        tokens, position = chosen[:, None], position[:, -1:] + 1
+        finished = sum(row in done for row in batch)
+        if finished >= max(1, len(batch) // 8):  # dropping rows copies the cache, so it waits for an eighth
+            kept = torch.tensor([k for k, row in enumerate(batch) if row not in done], device=where)
+            cache.batch_select_indices(kept)
+            tokens, position, seen = tokens[kept], position[kept], seen[kept]
+            batch = [row for row in batch if row not in done]
+
+
+def pad_rows(rows: Sequence[chat.Rendered]) -> tuple[Tensor, Tensor]:
+    """Right-padded (ids, labels), both int64 [rows, longest]; labels are IGNORE where the mask is off or padding.
+
+    Padding needs no attention mask: in a causal model nothing real comes after it.
+    """
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
+    for i, row in enumerate(rows):
+        n = len(row.ids)
+        ids[i, :n] = torch.tensor(row.ids)
+        labels[i, :n] = torch.where(torch.tensor(row.mask), ids[i, :n], IGNORE)
+    return ids, labels
+
+
+def plain_head(model: Any) -> bool:
+    """Whether logits are just `lm_head(decoder(ids))`, so that the head may run on the trained positions only.
+
+    Asked of the model itself with one short row: soft caps and logit scales (Gemma 2, Granite) answer no.
+    """
+    decoder, head = getattr(model, "model", None), model.get_output_embeddings()
+    if decoder is None or head is None:
+        return False
+    ids = torch.arange(8, device=next(model.parameters()).device)[None] % model.config.vocab_size
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        same = torch.equal(head(decoder(input_ids=ids, use_cache=False).last_hidden_state), model(input_ids=ids).logits)
+    model.train(was_training)
+    return same
+
+
+def summed_loss(model: Any, ids: Tensor, labels: Tensor, plain: bool) -> Tensor:
+    """Cross-entropy summed over the labels that count, in nats; label t is predicted from position t - 1.
+
+    Args:
+        ids, labels: int64 [rows, length], see `pad_rows`.
+        plain: result of `plain_head`; then logits are made for the trained positions only.
+    """
+    counted = labels[:, 1:] != IGNORE
+    if plain:
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        logits = model.get_output_embeddings()(hidden[:, :-1][counted])
+    else:
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1][counted]
+    return torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][counted], reduction="sum")
+
+
+@torch.inference_mode()
+def sequence_loss(model: Any, rows: Sequence[chat.Rendered], *, batch_rows: int = 64) -> float:
+    """Mean loss over all trained tokens of the rows, in nats per token; NaN when there are no rows."""
+    if not rows:
+        return float("nan")
+    where = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    plain = plain_head(model)
+    order = sorted(rows, key=lambda row: len(row.ids))
+    total = 0.0
+    for begin in range(0, len(order), batch_rows):
+        ids, labels = pad_rows(order[begin : begin + batch_rows])
+        total += float(summed_loss(model, ids.to(where), labels.to(where), plain))
+    model.train(was_training)
+    return total / sum(row.trained for row in rows)
+
+
+@dataclass
+class Hero:
+    """A loaded hero: what every part of a battle passes around."""
+
+    profile: HeroProfile
+    model: Any
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, profile: HeroProfile, folder: Path) -> Hero:
+        """Weights and tokenizer of one folder; see `load_model` and `load_tokenizer` for the errors."""
+        return cls(profile, load_model(profile, folder), load_tokenizer(folder, profile.chat.template))
+
+    def render(self, rows: Sequence[Sequence[chat.Message]]) -> tuple[list[chat.Rendered], list[tuple[int, str, str]]]:
+        """Training rows of conversations under this hero's rules: (rows, [(index, code, reason)] of the dropped)."""
+        limit, thinking = self.profile.training_defaults.max_length, self.profile.chat.thinking
+        return chat.render_rows(rows, self.tokenizer, max_length=limit, thinking=thinking)
+
+    def answer(
+        self, conversations: Sequence[Sequence[chat.Message]], max_new_tokens: int,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> list[tuple[str, int]]:  # fmt: skip
+        """Greedy answers as (text, tokens written), in order."""
+        thinking = self.profile.chat.thinking
+        prompts = [chat.prompt_ids(messages, self.tokenizer, thinking) for messages in conversations]
+        written = generate_batch(self.model, self.tokenizer, prompts, max_new_tokens, interrupted=interrupted)
+        return [(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids)) for ids in written]
+
+    def loss(self, rows: Sequence[chat.Rendered]) -> float:
+        """Nats per trained token; see `sequence_loss`."""
+        return sequence_loss(self.model, rows)

@@ -1,0 +1,1 @@
+"""The Vault: checkpoints on disk and in the ledger."""
