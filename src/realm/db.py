@@ -120,8 +120,8 @@ runs = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )  # fmt: skip
 
-# Made by the arena (which owns `desired`, `worker`, `config`); all other columns are the battle child's once it runs,
-# except that the arena closes a row whose child died (state failed, error).
+# Made by the arena (which owns `desired`, `worker`, `config`, `settled_at`); all other columns are the battle child's
+# once it runs, except that the arena closes a row whose child died (state failed, error).
 battles = sa.Table(
     "battles", metadata, _id(),
     sa.Column("campaign_id", sa.String, sa.ForeignKey("campaigns.id"), nullable=False, index=True),
@@ -145,6 +145,7 @@ battles = sa.Table(
     sa.Column("phase", sa.String),  # words while arming, for example "loading weights"
     sa.Column("started_at", sa.Float, nullable=False),
     sa.Column("ended_at", sa.Float),
+    sa.Column("settled_at", sa.Float),  # arena: levels, blessing, champion and quest state are drawn from it
     sa.Column("error", sa.String),
 )  # fmt: skip
 

@@ -1,0 +1,114 @@
+"""Campaigns: one hero's playthrough. A campaign owns runs, quests, levels, trials, checkpoints and experience.
+
+    campaign_id = ensure_active(connection, profile.id, profile.model_dump(mode="json"))
+
+A *run* is an unbroken line of optimizer steps; `current_run` is the one that goes on, `parent_checkpoint` where it
+goes on from. All functions take a connection; those that write belong inside `db.write`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import sqlalchemy as sa
+
+from realm import db, events
+
+ACTIVE = "campaign"  # key in realm_values
+
+
+def value(connection: sa.Connection, key: str, default: Any = None) -> Any:
+    """One small fact of the realm, or the default."""
+    found = connection.execute(sa.select(db.realm_values.c.value).where(db.realm_values.c.key == key)).first()
+    return default if found is None else found[0]
+
+
+def set_value(connection: sa.Connection, key: str, new: Any) -> None:
+    """Note one small fact of the realm (arena only)."""
+    connection.execute(sa.delete(db.realm_values).where(db.realm_values.c.key == key))
+    connection.execute(sa.insert(db.realm_values).values(key=key, value=new))
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed keyed by the parts (SQLite integers are signed 64 bit)."""
+    text = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def get(connection: sa.Connection, campaign_id: str) -> dict[str, Any]:
+    """One campaign. Raises KeyError when there is none with this id."""
+    row = connection.execute(sa.select(db.campaigns).where(db.campaigns.c.id == campaign_id)).mappings().one_or_none()
+    if row is None:
+        raise KeyError(f"no campaign {campaign_id}; `python3 -m training campaign list` names them")
+    return dict(row)
+
+
+def active(connection: sa.Connection) -> dict[str, Any] | None:
+    """The campaign that is played now, or None before the first start."""
+    campaign_id = value(connection, ACTIVE)
+    return get(connection, campaign_id) if campaign_id else None
+
+
+def ensure_active(connection: sa.Connection, hero_id: str, config: dict[str, Any], seed: int | None = None) -> str:
+    """Id of the hero's active campaign; goes on with its newest one, or starts the first, and makes it the active one.
+
+    Args:
+        config: the resolved hero profile, kept as the campaign's method.
+        seed: root of every seed of the campaign; default: keyed by hero, profile seed and campaign number, so that
+            the same realm set up twice plays the same game.
+    """
+    table = db.campaigns
+    query = sa.select(table.c.id, table.c.state, table.c.name).where(
+        table.c.hero_id == hero_id, table.c.state != "archived")  # fmt: skip
+    found = connection.execute(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(1)).first()
+    current = value(connection, ACTIVE)
+    if found is None:
+        campaign_id, name = _start(connection, hero_id, config, seed)
+    else:
+        campaign_id, name = found.id, found.name
+    if current == campaign_id and found is not None and found.state == "active":
+        return campaign_id
+    if current and current != campaign_id:
+        was_active = sa.and_(table.c.id == current, table.c.state == "active")
+        connection.execute(sa.update(table).where(was_active).values(state="paused"))
+    connection.execute(sa.update(table).where(table.c.id == campaign_id).values(state="active"))
+    set_value(connection, ACTIVE, campaign_id)
+    events.emit(connection, "campaign", f"Campaign {name} of hero {hero_id} is active", "deed",
+                campaign_id=campaign_id, state="active", name=name)  # fmt: skip
+    return campaign_id
+
+
+def _start(connection: sa.Connection, hero_id: str, config: dict[str, Any], seed: int | None) -> tuple[str, str]:
+    table = db.campaigns
+    number = connection.execute(sa.select(sa.func.count()).where(table.c.hero_id == hero_id)).scalar_one() + 1
+    campaign_id, name = db.new_id(), f"{hero_id}-{number}"
+    chosen = seed_of("campaign", hero_id, config.get("seed", 0), number) if seed is None else seed
+    connection.execute(sa.insert(table).values(id=campaign_id, name=name, hero_id=hero_id, state="active",
+                                               created_at=db.now(), seed=chosen, config=config))  # fmt: skip
+    new_run(connection, campaign_id, None, "campaign started")
+    return campaign_id, name
+
+
+def new_run(connection: sa.Connection, campaign_id: str, parent_checkpoint_id: str | None, reason: str) -> str:
+    """Begin a new unbroken line of steps, from a checkpoint or from the hero's base weights."""
+    run_id = db.new_id()
+    connection.execute(sa.insert(db.runs).values(id=run_id, campaign_id=campaign_id, reason=reason,
+                                                 parent_checkpoint_id=parent_checkpoint_id, created_at=db.now()))
+    return run_id
+
+
+def current_run(connection: sa.Connection, campaign_id: str) -> dict[str, Any]:
+    """The campaign's newest run."""
+    query = sa.select(db.runs).where(db.runs.c.campaign_id == campaign_id)
+    return dict(connection.execute(query.order_by(db.runs.c.created_at.desc(), db.runs.c.id.desc())).mappings().first())
+
+
+def parent_checkpoint(connection: sa.Connection, campaign_id: str) -> dict[str, Any] | None:
+    """Where the campaign goes on: the newest live checkpoint of its run, else the run's parent, else None (base)."""
+    run, table = current_run(connection, campaign_id), db.checkpoints
+    query = sa.select(table).where(table.c.run_id == run["id"], table.c.state == "live")
+    row = connection.execute(query.order_by(table.c.step.desc()).limit(1)).mappings().first()
+    if row is None and run["parent_checkpoint_id"]:
+        row = connection.execute(sa.select(table).where(table.c.id == run["parent_checkpoint_id"])).mappings().first()
+    return dict(row) if row else None

@@ -1,0 +1,1 @@
+"""Quests: the inbox, the board (queue), and quests made from skills."""

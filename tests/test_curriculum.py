@@ -1,0 +1,167 @@
+"""What is practised next and which trials are sat: shares, hints, rehearsal, follow-up."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realm.guild.curriculum import (
+    Knobs,
+    Seen,
+    SkillState,
+    choose_skill,
+    deficits,
+    due_checks,
+    follow_up,
+    make_trial,
+    next_quest,
+    plan_trials,
+    rehearsal_share,
+    row_counts,
+    turn_knobs,
+)
+from realm.guild.levels import Check
+
+HINTS = st.sampled_from([None, "wait", "continue", "level_up", "back_off", "level up", "back off"])
+KNOBS = st.builds(Knobs, st.integers(1, 3), st.sampled_from([0.4, 0.5, 0.6]), st.sampled_from([0.0, 0.5]),
+                  st.booleans(), st.floats(0, 0.4))  # fmt: skip
+
+
+@st.composite
+def states(draw):
+    top = draw(st.integers(1, 12))
+    mastered = draw(st.integers(0, top))
+    seen = draw(st.dictionaries(st.integers(1, top), st.builds(Seen, st.floats(0, 1), st.integers(1, 400),
+                                                               st.just("retention"))))  # fmt: skip
+    checks = tuple(Check("bin", level, draw(st.sampled_from(["held", "regression", "lost", "measured"])),
+                         draw(st.integers(0, 9))) for level in range(1, mastered + 1))  # fmt: skip
+    return SkillState("bin", top, mastered, frozenset({1, 2}), seen=seen, checks=checks)
+
+
+@given(states(), KNOBS, HINTS, st.integers(0, 3))
+def test_every_quest_is_within_its_bounds(state, knobs, hint, rehearsals):
+    spec = next_quest(state, knobs, hint, rehearsals)
+    assert sum(spec.mix.values()) == pytest.approx(1)
+    assert all(share > 0 for share in spec.mix.values())
+    assert 1 <= min(spec.mix) and max(spec.mix) <= min(state.max_level, state.mastered + 1 + 3)
+    assert 1 <= spec.knobs.lookahead <= 3 and spec.reason
+    if spec.kind == "idle":
+        assert spec.level == state.mastered + 1 and spec.mix[spec.level] > 0.2
+        rehearsed = sum(share for level, share in spec.mix.items() if level <= state.mastered)
+        assert rehearsed == pytest.approx(spec.rehearsal_share) and spec.rehearsal_share <= 0.40
+        assert (rehearsed > 0) == (state.mastered > 0)
+    counts = row_counts(spec.mix, 6400)
+    assert sum(counts.values()) == 6400 and all(abs(counts.get(n, 0) - 6400 * s) < 1 for n, s in spec.mix.items())
+    assert spec == next_quest(state, knobs, hint, rehearsals), "pure"
+
+
+def test_a_beginner_trains_level_one_and_looks_three_levels_ahead():
+    spec = next_quest(SkillState("bin", 30, 0, frozenset({1, 2})))
+    assert spec.level == 1 and set(spec.mix) == {1, 2, 3, 4} and spec.mix[1] == pytest.approx(0.5)
+    assert spec.rehearsal_share == 0 and not spec.actions
+
+
+def test_rehearsal_follows_the_worst_deficit():
+    def state(*accuracies):
+        return SkillState("bin", 30, len(accuracies),
+                          seen={n: Seen(a, 80, "retention") for n, a in enumerate(accuracies, 1)})  # fmt: skip
+
+    assert rehearsal_share(state(0.99, 0.95)) == pytest.approx(0.05)
+    assert rehearsal_share(state(0.99, 0.80)) == pytest.approx(0.40)
+    assert 0.05 < rehearsal_share(state(0.99, 0.90)) < 0.40
+    assert rehearsal_share(state(1.0, 1.0), "back_off") == pytest.approx(0.15)
+    assert deficits(state(1.0, 0.875)) == {1: 0.0, 2: pytest.approx(0.5)}
+    spec = next_quest(state(0.99, 0.80))
+    assert spec.mix[2] > 4 * spec.mix[1], "what is forgotten gets the larger part"
+    assert [a.action for a in spec.actions] == ["rehearsal_share"]
+
+
+def test_regression_is_restored_first_but_does_not_stop_everything():
+    checks = (Check("bin", 1, "held", 1), Check("bin", 2, "regression", 0), Check("sy", 1, "lost", 0))
+    state = SkillState("bin", 30, 3, checks=checks)
+    spec = next_quest(state)
+    assert spec.kind == "rehearsal" and spec.level == 2 and spec.mix[2] == pytest.approx(0.7)
+    assert set(spec.mix) == {1, 2, 3, 4} and [a.action for a in spec.actions] == ["rehearsal"]
+    assert next_quest(state, rehearsals_in_a_row=2).kind == "idle"
+    old = SkillState("bin", 30, 3, checks=(Check("bin", 2, "regression", 6),))
+    assert next_quest(old).kind == "idle"
+    only = SkillState("bin", 1, 1, checks=(Check("bin", 1, "lost", 0),))
+    assert next_quest(only).mix == {1: 1.0}
+
+
+def test_hints_turn_the_knobs_and_say_why():
+    knobs, actions = turn_knobs(Knobs(), "back_off")
+    assert knobs == Knobs(2, 0.6, 0.5, True)
+    assert {a.action for a in actions} == {"look_ahead", "mix", "difficulty", "trial_timing"}
+    assert all("overload" in a.reason for a in actions)
+    again, actions = turn_knobs(knobs, "back off")
+    assert again == Knobs(1, 0.6, 0.5, False), "every other quest is still examined"
+    assert turn_knobs(again, "back_off")[0].lookahead == 1
+    knobs, actions = turn_knobs(again, "level_up")
+    assert knobs == Knobs(2, 0.4, 0.0, False) and {a.action for a in actions} == {"look_ahead", "mix", "difficulty"}
+    for hint in (None, "wait", "continue"):
+        assert turn_knobs(Knobs(), hint) == (Knobs(), ())
+
+
+def test_trials_of_a_quest():
+    checks = (Check("bin", 1, "held", 4), Check("bin", 2, "regression", 0), Check("bin", 3, "held", 1))
+    state = SkillState("bin", 30, 3, frozenset({1, 2}), checks=checks)
+    plans = plan_trials(state, [1, 2, 3, 4, 5, 6], Knobs(), 7, {4: 3})
+    assert [(p.kind, p.level) for p in plans] == [
+        ("promotion", 4), ("scout", 5), ("scout", 6), ("retention", 2), ("retention", 1)]  # fmt: skip
+    assert [(p.max_n, p.closed, p.threshold) for p in plans] == [
+        (200, False, 0.8), (40, False, 0.8), (40, False, 0.8), (80, True, 0.8), (80, True, 0.8)]  # fmt: skip
+    assert plans[0].to_dict().keys() == {"kind", "skill", "level", "closed", "threshold", "seed", "max_n"}
+    assert plan_trials(state, [4, 5], Knobs(hold_trial=True), 7, {})[0].kind == "scout"
+    closed = make_trial("promotion", state, 2, 7, 0)
+    assert (closed.closed, closed.threshold, closed.max_n) == (True, 0.9, 400)
+    done = SkillState("bin", 2, 2)
+    plans = plan_trials(done, [1, 2], Knobs(), 7, {})
+    assert [(p.kind, p.level) for p in plans] == [("retention", 1), ("retention", 2)]
+
+
+def test_every_trial_has_a_seed_of_its_own():
+    state = SkillState("bin", 30, 0)
+    seeds = {make_trial(kind, state, level, campaign, serial).seed
+             for kind in ("promotion", "scout") for level in (1, 2) for campaign in (1, 2) for serial in (0, 1)}
+    assert len(seeds) == 16 and all(0 <= seed < 2**63 for seed in seeds)
+    assert make_trial("scout", state, 1, 1, 0).seed == make_trial("scout", state, 1, 1, 0).seed
+
+
+def test_at_most_six_checks_oldest_first():
+    checks = tuple(Check("bin", n, "held", n) for n in range(1, 11))
+    assert due_checks(SkillState("bin", 30, 11, checks=checks)) == [10, 9, 8, 7, 6, 5]
+    assert due_checks(SkillState("bin", 30, 2, checks=checks)) == [2], "checked 1 quest ago: not yet due"
+    assert due_checks(SkillState("bin", 30, 2)) == [1, 2], "never checked"
+
+
+def test_after_a_promotion_the_next_level_is_tried_at_once():
+    state = SkillState("bin", 30, 1, frozenset({1, 2}))
+    assert follow_up(state, [1, 2, 3]) == 2
+    assert follow_up(state, [1]) is None, "not trained yet"
+    assert follow_up(SkillState("bin", 1, 1), [1]) is None, "no next level"
+    failed = SkillState("bin", 30, 1, frozenset({1, 2}), quests_since_fail=0)
+    assert follow_up(failed, [1, 2, 3]) is None, "wait one quest after a fail"
+
+    def scouted(accuracy):
+        return SkillState("bin", 30, 3, frozenset({1, 2}), seen={4: Seen(accuracy, 40, "scout")})
+
+    assert follow_up(scouted(0.5), [4]) is None, "the scout already shows that it would fail"
+    assert follow_up(scouted(0.8), [4]) == 4
+
+
+def test_skills_take_turns_by_weight():
+    states = {"bin": SkillState("bin", 30, 0), "sy": SkillState("sy", 50, 1)}
+    assert choose_skill({"bin": 1, "sy": 1}, states, {"bin": 3, "sy": 1}) == "sy"
+    assert choose_skill({"bin": 3, "sy": 1}, states, {"bin": 3, "sy": 1}) == "bin"
+    assert choose_skill({"sy": 1, "bin": 0, "ghost": 5}, states, {"sy": 9}) == "sy"
+    assert choose_skill({"ghost": 1}, states, {}) is None
+    states["sy"] = SkillState("sy", 50, 1, checks=(Check("sy", 1, "lost", 0),))
+    assert choose_skill({"bin": 1, "sy": 1}, states, {"sy": 50}) == "sy", "regressions come first"
+
+
+@given(st.dictionaries(st.integers(1, 20), st.floats(0.001, 1), min_size=1), st.integers(0, 10_000))
+def test_row_counts_are_exact(mix, rows):
+    counts = row_counts(mix, rows)
+    total = sum(mix.values())
+    assert sum(counts.values()) == rows
+    assert all(abs(counts.get(n, 0) - share * rows / total) < 1 + 1e-6 for n, share in mix.items())
