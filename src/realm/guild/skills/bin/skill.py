@@ -20,6 +20,7 @@ from realm.guild.skills.base import (
 from realm.guild.skills.bin.draw import draw_question
 from realm.guild.skills.bin.grade import grade_prompt
 from realm.guild.skills.bin.levels import (
+    CHAIN_DEPTH,
     DIFFICULTIES,
     MAX_LEVEL,
     SYMBOLS_FROM_LEVEL,
@@ -62,7 +63,7 @@ class BinSkill:
         return closed_table(level) is not None
 
     def table(self, level: int) -> list[Problem]:
-        """Every problem of a closed level once, as a computation of one link; verbosity follows the level's mix."""
+        """Every problem of a closed level once, as a computation of one link, easy or medium in the level's proportion."""
         check_level(self.id, level, MAX_LEVEL)
         links = closed_table(level)
         if links is None:
@@ -73,7 +74,11 @@ class BinSkill:
         rng = keyed_rng(self.id, self.version, "table", level, link.canonical)
         if OPERATIONS[link.op].commutative and rng.random() < 0.5:
             link = Link(link.op, link.args[::-1], link.width)
-        return Question((link,), rng.choices(DIFFICULTIES, mix(level))[0])
+        # A table entry is one link, so it is asked only in the difficulties whose chains may have one link: a depth
+        # that training never shows under that tag would examine the tag, not the table.
+        single = [d for d in DIFFICULTIES if CHAIN_DEPTH[d][0] == 1]
+        weights = dict(zip(DIFFICULTIES, mix(level), strict=True))
+        return Question((link,), rng.choices(single, [weights[d] for d in single])[0])
 
     def generate(self, level: int, count: int, seed: int, split: Split = "train") -> list[Problem]:
         """`count` problems of a level and split.
