@@ -63,7 +63,7 @@ class BinSkill:
         return closed_table(level) is not None
 
     def table(self, level: int) -> list[Problem]:
-        """Every problem of a closed level once, as a computation of one link, easy or medium in the level's proportion."""
+        """Every problem of a closed level once, as one link, easy or medium as the level mixes them."""
         check_level(self.id, level, MAX_LEVEL)
         links = closed_table(level)
         if links is None:
