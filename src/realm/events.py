@@ -53,7 +53,7 @@ class Event:
     payload: dict[str, Any]
 
 
-def emit(connection: sa.Connection, kind: str, text: str, level: Level = "info", **payload: Any) -> int:
+def emit(connection: sa.Connection, kind: str, text: str, level: Level = "info", /, **payload: Any) -> int:
     """Append one event in the caller's transaction and return its id.
 
     Args:
