@@ -6,9 +6,9 @@
 
 Byte-level BPE, so that any UTF-8 text survives the round trip, with a pre-tokenizer that isolates every digit and every
 glyph of the symbol keys: numbers become one token per digit and never merge with a neighbour. Words of the skills that
-are frequent enough enter the vocabulary whole (`ignore_merges` looks a piece up before it merges); the rest of the budget
-is spent on ordinary merges. The vocabulary is small on purpose: at hidden size 96 every 100 entries cost 9,600 weights
-and the logits of a batch are the largest activation of the step.
+are frequent enough enter the vocabulary whole (`ignore_merges` looks a piece up before it merges); the rest of the
+budget is spent on ordinary merges. The vocabulary is small on purpose: at hidden size 96 every 100 entries cost 9,600
+weights, and the logits of a batch are the largest activation of the step.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def main() -> int:
     if arguments.check:
         stale = [name for name, text in made.items() if (FOLDER / name).read_text(encoding="utf-8") != text]
         if stale:
-            print(f"{', '.join(stale)}: differs from a fresh training; run python3 scripts/train_tokenizer.py and commit")
+            print(f"{', '.join(stale)}: differs from a fresh training; run scripts/train_tokenizer.py and commit")
         return 1 if stale else 0
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in made.items():
