@@ -67,3 +67,138 @@ def tokenizer_folder(root: Path) -> Path:
     if not folder.exists():
         tokenizer().save_pretrained(str(folder))
     return folder
+
+
+# --- Battles: rows as the arena inserts them, and a child process of one's own -------------------------------------
+
+def born(home, profile) -> Path:
+    """The hero's base weights with the stand-in tokenizer."""
+    from realm.heroes.model import make_embedded
+
+    return make_embedded(profile, home, tokenizer_folder(home.root))
+
+
+def conversations(n: int, start: int = 0) -> list[list[dict[str, str]]]:
+    """Sums of small numbers with their answers, of different lengths."""
+    rows = []
+    for i in range(start, start + n):
+        a, b = (7 * i) % 23, (11 * i) % 17
+        answer = f"{a} + {b} = {a + b}" + (f"\ncheck {a + b}" if i % 3 == 0 else "")
+        rows.append([{"role": "user", "content": f"Compute: add({a}, {b})"}, {"role": "assistant", "content": answer}])
+    return rows
+
+
+def campaign(engine, seed: int = 7, hero_id: str = "pip") -> dict[str, str]:
+    """A campaign with one run; returns {"campaign_id", "run_id"}. Ids are fixed, because data order hangs on them."""
+    import sqlalchemy as sa
+
+    from realm import db
+
+    ids = {"campaign_id": f"CAMPAIGN{seed:018d}", "run_id": f"RUN{seed:023d}"}
+    with db.write(engine) as connection:
+        connection.execute(sa.insert(db.campaigns).values(id=ids["campaign_id"], name="test", hero_id=hero_id,
+                                                          state="active", created_at=0.0, seed=seed, config={}))
+        connection.execute(sa.insert(db.runs).values(id=ids["run_id"], campaign_id=ids["campaign_id"], reason="test",
+                                                     created_at=0.0))  # fmt: skip
+    return ids
+
+
+def quest(home, engine, ids, name: str, rows: list) -> dict:
+    """A quest file in the queue and its row; returns what `battles.config["data"]` holds plus the quest's id."""
+    import hashlib
+    import json
+
+    import sqlalchemy as sa
+
+    from realm import db
+
+    path = home.queue / "normal" / f"{name}.jsonl"
+    raw = "".join(json.dumps({"messages": m}, ensure_ascii=False) + "\n" for m in rows).encode()
+    path.write_bytes(raw)
+    quest_id = f"QUEST{name:>021}"
+    with db.write(engine) as connection:
+        connection.execute(sa.insert(db.quests).values(
+            id=quest_id, campaign_id=ids["campaign_id"], name=name, kind="file", lane="normal", position=0.0,
+            state="training", path=f"queue/normal/{name}.jsonl", rows=len(rows), created_at=0.0))  # fmt: skip
+    return {"quest_id": quest_id, "path": f"queue/normal/{name}.jsonl", "sha256": hashlib.sha256(raw).hexdigest(),
+            "rows": len(rows)}  # fmt: skip
+
+
+def order_battle(engine, profile, ids, worker="W", data=None, steps=0, begin=0, parent=None, floor=0.0, trials=(),
+                 probe=None, **config) -> str:  # fmt: skip
+    """Insert a battles row in state "arming"; returns its id."""
+    import sqlalchemy as sa
+
+    from realm import db
+
+    quest_id = data["quest_id"] if data else None
+    values = {
+        "hero": profile.model_dump(mode="json"), "school": "scribe", **ids, "quest_id": quest_id, "seed": 7,
+        "parent_checkpoint_id": parent, "data": {k: data[k] for k in ("path", "sha256", "rows")} if data else None,
+        "steps": steps, "quest_start_step": begin, "floor": floor, "skill": None, "level": None,
+        "trials": list(trials), "probe": probe, **config,
+    }  # fmt: skip
+    battle_id = db.new_id()
+    with db.write(engine) as connection:
+        connection.execute(sa.insert(db.battles).values(
+            id=battle_id, campaign_id=ids["campaign_id"], run_id=ids["run_id"], quest_id=quest_id, hero_id=profile.id,
+            school="scribe", worker=worker, state="arming", desired="run", save_requests=0, config=values,
+            started_at=db.now()))  # fmt: skip
+    return battle_id
+
+
+def battle_row(engine, battle_id):
+    import sqlalchemy as sa
+
+    from realm import db
+
+    with engine.connect() as connection:
+        return connection.execute(sa.select(db.battles).where(db.battles.c.id == battle_id)).mappings().one()
+
+
+def want(engine, battle_id, **columns) -> None:
+    """Set what the arena owns: desired, save_requests."""
+    import sqlalchemy as sa
+
+    from realm import db
+
+    with db.write(engine) as connection:
+        connection.execute(sa.update(db.battles).where(db.battles.c.id == battle_id).values(**columns))
+
+
+def serve_here(home, engine, battle_id):
+    """Serve one battle in this process with a new worker, as a freshly started child would; returns its row."""
+    from realm.arena.battle import Worker
+
+    worker = Worker(home, "W")
+    worker.serve(dict(battle_row(engine, battle_id)))
+    worker.orders.close()
+    worker.engine.dispose()
+    return battle_row(engine, battle_id)
+
+
+def curve(engine, run_id) -> list[tuple]:
+    """The run's loss curve without clock times."""
+    import sqlalchemy as sa
+
+    from realm import db
+
+    m = db.metrics.c
+    columns = (m.step, m.loss, m.loss_ema, m.lr, m.grad_norm, m.tokens, m.trained_tokens, m.floor, m.strain,
+               m.strain_rate, m.zone, m.hint, m.effort)  # fmt: skip
+    with engine.connect() as connection:
+        return [tuple(r) for r in connection.execute(sa.select(*columns).where(m.run_id == run_id).order_by(m.step))]
+
+
+def weights_hash(home, engine, checkpoint_id) -> str:
+    """sha256 of the checkpoint's weights file as its manifest has it."""
+    import json
+
+    import sqlalchemy as sa
+
+    from realm import db
+
+    with engine.connect() as connection:
+        path = connection.execute(sa.select(db.checkpoints.c.path).where(db.checkpoints.c.id == checkpoint_id)).scalar()
+    manifest = json.loads((home.root / path / "manifest.json").read_text())
+    return manifest["files"]["model.safetensors"]["sha256"]

@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "curriculum": "action, reason, skill, level: what the hints and trials changed",
     "optimizer": "battle_id, reset: bool, reason: optimizer state carried over or not",
     "zone": "battle_id, step, from, to",
+    "hint": "battle_id, step, action, reason, confidence: what the strain suggests to the curriculum",
     "crit": "battle_id, step, hit, loss",
     "command": "command_id, kind, state, result",
     "campaign": "campaign_id, state, name",

@@ -23,11 +23,13 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from realm.heroes import chat  # noqa: E402
 from realm.heroes.profile import HeroProfile, ProfileError, weights_folder  # noqa: E402
 from realm.settings import RealmHome  # noqa: E402
 
+transformers_logging.disable_progress_bar()
 torch.set_num_threads(int(os.environ.get("REALM_TORCH_THREADS", "1")))
 
 IGNORE = -100  # label of a position that the loss does not count
@@ -55,7 +57,7 @@ def make_embedded(profile: HeroProfile, home: RealmHome, tokenizer_source: Path 
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     if not profile.embedded:
-        raise ProfileError(f"{profile.id}: {profile.model.path_or_hub_id} is not embedded; its weights are not made here")
+        raise ProfileError(f"{profile.id}: {profile.model.path_or_hub_id} is not embedded; it needs weights of its own")
     target = weights_folder(profile, home)
     if (target / "config.json").is_file():
         return target
@@ -105,7 +107,7 @@ def load_model(profile: HeroProfile, folder: Path) -> Any:
         ProfileError: no config.json or no *.safetensors (pickle files are never read).
     """
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ProfileError(f"{folder}: needs config.json and *.safetensors; convert the weights or choose another folder")
+        raise ProfileError(f"{folder}: needs config.json and *.safetensors; convert the weights or use another folder")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[profile.training_defaults.precision]
     model = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
@@ -240,19 +242,24 @@ def _decode(
             batch = [row for row in batch if row not in done]
 
 
-def pad_rows(rows: Sequence[chat.Rendered]) -> tuple[Tensor, Tensor]:
-    """Right-padded (ids, labels), both int64 [rows, longest]; labels are IGNORE where the mask is off or padding.
+def row_tensors(row: chat.Rendered) -> tuple[Tensor, Tensor]:
+    """(ids, labels) of one row, both int64 [length]; labels are IGNORE where the mask is off."""
+    ids = torch.tensor(row.ids, dtype=torch.long)
+    return ids, ids.masked_fill(~torch.tensor(row.mask), IGNORE)
+
+
+def pad_rows(rows: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Right-padded (ids, labels), both int64 [rows, longest]; labels of the padding are IGNORE.
 
     Padding needs no attention mask: in a causal model nothing real comes after it.
     """
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    longest = max(len(ids) for ids, _ in rows)
+    padded = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full((len(rows), longest), IGNORE, dtype=torch.long)
-    for i, row in enumerate(rows):
-        n = len(row.ids)
-        ids[i, :n] = torch.tensor(row.ids)
-        labels[i, :n] = torch.where(torch.tensor(row.mask), ids[i, :n], IGNORE)
-    return ids, labels
+    for i, (row_ids, row_labels) in enumerate(rows):
+        padded[i, : len(row_ids)] = row_ids
+        labels[i, : len(row_ids)] = row_labels
+    return padded, labels
 
 
 def plain_head(model: Any) -> bool:
@@ -300,7 +307,7 @@ def sequence_loss(model: Any, rows: Sequence[chat.Rendered], *, batch_rows: int 
     order = sorted(rows, key=lambda row: len(row.ids))
     total = 0.0
     for begin in range(0, len(order), batch_rows):
-        ids, labels = pad_rows(order[begin : begin + batch_rows])
+        ids, labels = pad_rows([row_tensors(row) for row in order[begin : begin + batch_rows]])
         total += float(summed_loss(model, ids.to(where), labels.to(where), plain))
     model.train(was_training)
     return total / sum(row.trained for row in rows)

@@ -1,0 +1,476 @@
+"""The battle child: trains one hero on one quest after another and examines it, in a process of its own.
+
+Started by the arena: `python -m realm.arena.battle --home HOME --worker TOKEN`. The two talk only through the
+database: the child serves `battles` rows that carry its token, oldest first, and obeys their `desired` within one
+optimizer step. It keeps the loaded hero and its optimizer between battles, checkpoints before it reports anything as
+done, and ends when it is told to (SIGTERM: checkpoint first) or when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from realm import db, events
+from realm.arena import trial
+from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
+from realm.guild.skills import get_skill
+from realm.guild.strain import StrainTracker
+from realm.heroes.profile import HeroProfile, ProfileError, parse_profile, weights_folder
+from realm.settings import RealmHome
+from realm.vault import checkpoints
+from realm.vault.checkpoints import CheckpointError, Place
+
+if TYPE_CHECKING:
+    from realm.heroes.chat import Rendered
+    from realm.heroes.model import Hero
+    from realm.schools.scribe import OptimizerState
+
+log = logging.getLogger("realm.battle")
+STATE_FORMAT = 1
+DISK_RETRY_S = 1.0
+
+
+class BattleFailed(RuntimeError):
+    """This battle cannot go on; `code` names the alert, the text says what happened and what to do."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass
+class Held:
+    """What the child keeps between battles: the hero exactly as the checkpoint `checkpoint_id` has it."""
+
+    hero: Hero
+    optimizer: OptimizerState
+    step: int
+    checkpoint_id: str | None  # None: base weights
+    state: dict[str, Any] | None  # resume/state.json of that checkpoint
+
+
+@dataclass
+class Quest:
+    """The data side of one battle: rendered rows and where to go on in them."""
+
+    rows: list[Rendered] = field(default_factory=list)
+    start_step: int = 0
+    steps: int = 0
+    cursor: int = 0
+    same_quest: bool = False  # the parent checkpoint was taken inside this very quest
+
+
+class Worker:
+    """The child's loop. One instance per process."""
+
+    def __init__(self, home: RealmHome, token: str) -> None:
+        self.home, self.token = home, token
+        self.engine = db.connect(home)
+        self.orders = Orders(home, os.getppid())
+        self.held: Held | None = None
+
+    def run(self) -> None:
+        """Serve battles until told to leave."""
+        self.orders.listen()
+        checkpoints.sweep(self.home)
+        while not self.orders.leaving:
+            row = self._next()
+            if row is None:
+                _warm_up()  # the imports take seconds; a child without work does them now
+                time.sleep(POLL_S)
+                continue
+            self.serve(row)
+        self.orders.close()
+        self.engine.dispose()
+
+    def _next(self) -> dict[str, Any] | None:
+        table = db.battles
+        query = sa.select(table).where(table.c.worker == self.token, table.c.state == "arming")
+        with self.engine.connect() as connection:
+            row = connection.execute(query.order_by(table.c.started_at, table.c.id).limit(1)).mappings().first()
+        return dict(row) if row else None
+
+    def serve(self, row: dict[str, Any]) -> None:
+        """One battle from arming to done or failed; never raises for anything that belongs to the battle."""
+        battle = _Battle(self, row)
+        try:
+            battle.fight()
+        except (BattleFailed, CheckpointError, ProfileError) as error:
+            battle.fail(getattr(error, "code", "profile"), str(error))
+        except Exception as error:  # the process is the boundary: the arena must read why, not see a dead child
+            traceback.print_exc(file=sys.stderr)
+            code = getattr(error, "code", "battle_failed")
+            battle.fail(code if isinstance(code, str) else "battle_failed", f"{type(error).__name__}: {error}")
+
+
+def _warm_up() -> None:
+    import realm.schools.scribe  # noqa: F401
+
+
+class _Battle:
+    """One battle. Its life is the sequence in `fight`."""
+
+    def __init__(self, worker: Worker, row: dict[str, Any]) -> None:
+        self.worker, self.row, self.config = worker, row, row["config"]
+        self.home, self.engine = worker.home, worker.engine
+        self.pulse = Pulse(self.engine, worker.orders, row, StrainTracker(self.config["floor"]), Hits(), self._save_now)
+        self.quest = Quest()
+        self.cursor = 0
+        self.loss_before: float | None = None
+        self._last_good: tuple[int, str] | None = None
+
+    # --- the whole battle, top to bottom ---
+
+    def fight(self) -> None:
+        self.profile: HeroProfile = parse_profile(self.config["hero"], "battle.config.hero")
+        self._phase("loading libraries")
+        _warm_up()
+        self._phase("loading weights")
+        held = self._load()
+        probe = self._read_probe()
+        self._phase("reading the quest")
+        self._prepare_quest(held)
+        order = self.pulse.poll()
+        if self.quest.steps > 0 and order == "run":
+            order = self._train(held, probe)
+        checkpoint = self._finish_training(held, order)
+        if order == "run":
+            order = self._examine(held, checkpoint, probe)
+        outcome = {"stop": "stopped", "skip": "skipped"}.get(order, "trained")
+        self.pulse.enter("done", outcome=outcome, ended_at=db.now(), checkpoint_id=checkpoint, phase=None)
+
+    def fail(self, code: str, text: str) -> None:
+        """End the battle as failed. What is in memory is not trusted afterwards."""
+        held, self.worker.held = self.worker.held, None
+        if held is not None and code == "nan":
+            last = held.checkpoint_id or "the base weights"
+            text += f". Last good checkpoint: {last} at step {held.step:,}"
+        log.error("battle %s failed: %s", self.row["id"], text)
+        with db.write(self.engine) as connection:
+            fix = "Read the reason, put it right, then retry the quest."
+            events.emit(connection, "alert", text, "trouble", alert_id=f"battle:{self.row['id']}", code=code,
+                        what="training a quest" if self.row["quest_id"] else "holding a trial", why=text, fix=fix,
+                        action={"kind": "quest.retry", "quest_id": self.row["quest_id"]})  # fmt: skip
+        self.pulse.enter("failed", outcome="failed", ended_at=db.now(), error=text, phase=None)
+
+    # --- arming ---
+
+    def _phase(self, words: str) -> None:
+        self.pulse.flush(phase=words)
+
+    def _load(self) -> Held:
+        """The hero as the parent checkpoint has it: from memory when it is the same, else from disk."""
+        from realm.heroes.model import Hero, make_embedded
+        from realm.schools import scribe
+
+        parent, held = self.config["parent_checkpoint_id"], self.worker.held
+        if held is not None and held.checkpoint_id == parent and held.hero.profile == self.profile:
+            return held
+        self.worker.held = None  # frees the old weights before new ones are loaded
+        if parent is None:
+            folder = weights_folder(self.profile, self.home)
+            if self.profile.embedded:
+                folder = make_embedded(self.profile, self.home)
+            held = Held(Hero.load(self.profile, folder), scribe.OptimizerState(), 0, None, None)
+            if not (self.home.models / "current_model").is_symlink():
+                checkpoints.point_current(self.home, folder)
+        else:
+            found = checkpoints.load(self.home, self.engine, parent)
+            optimizer = scribe.OptimizerState()
+            if found.state is not None:
+                optimizer = scribe.load_optimizer(found.folder / checkpoints.RESUME, found.state["optimizer"])
+            hero = Hero.load(self.profile, found.folder)
+            held = Held(hero, optimizer, found.place.step, parent, found.state)
+            checkpoints.point_current(self.home, found.folder)
+        self.worker.held = held
+        return held
+
+    def _prepare_quest(self, held: Held) -> None:
+        """Rows, and where in them to begin; contracts A9."""
+        config, quest = self.config, self.quest
+        state = held.state or {}
+        quest.start_step = held.step
+        quest.steps = max(0, min(config["steps"], config["quest_start_step"] + config["steps"] - held.step))
+        if config["quest_id"] is not None and state.get("quest_id") == config["quest_id"]:
+            quest.same_quest, quest.cursor = True, state["cursor"]
+            self.pulse.tracker = StrainTracker.from_state(state["tracker"])
+            self.pulse.hits = Hits(state["hits"])
+            self.loss_before = state["loss_before"]
+        self.cursor = quest.cursor
+        if quest.steps == 0 or config["data"] is None:
+            quest.steps = 0
+            return
+        quest.rows = self._render(held.hero, self._read_rows(config["data"]), config["data"]["path"])
+
+    def _read_rows(self, data: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        path = self.home.root / data["path"]
+        if not path.is_file():
+            raise BattleFailed("data_missing", f"{path} is missing; drop the file into the inbox again")
+        raw = path.read_bytes()
+        found = hashlib.sha256(raw).hexdigest()
+        if data.get("sha256") and found != data["sha256"]:
+            raise BattleFailed("data_changed", f"{path}: sha256 {found[:12]}… is not the {data['sha256'][:12]}… that "
+                               "the Cleric checked; drop the file into the inbox again")  # fmt: skip
+        return [json.loads(line)["messages"] for line in raw.splitlines() if line.strip()]
+
+    def _render(self, hero: Hero, conversations: list[Any], path: str) -> list[Rendered]:
+        rows, dropped = hero.render(conversations)
+        if not rows:
+            raise BattleFailed("no_rows", f"{path}: none of {len(conversations)} rows can be trained on; "
+                               f"the first: {dropped[0][2] if dropped else 'the file is empty'}")  # fmt: skip
+        if dropped:
+            codes = sorted({code for _, code, _ in dropped})
+            text = (f"{path}: {len(dropped)} of {len(conversations)} rows left out ({', '.join(codes)}); "
+                    f"row {dropped[0][0] + 1}: {dropped[0][2]}")  # fmt: skip
+            with db.write(self.engine) as connection:
+                events.emit(connection, "alert", text, "trouble", alert_id=f"dropped:{self.row['id']}",
+                            code="rows_dropped", what="rendering a quest", why=text,
+                            fix="Shorten or mend these rows; the others are trained on.")  # fmt: skip
+        return rows
+
+    def _read_probe(self) -> list[Rendered]:
+        if not self.config.get("probe"):
+            return []
+        from realm.heroes import chat
+
+        path = self.home.root / self.config["probe"]["path"]
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        conversations = [json.loads(line)["messages"] for line in lines if line.strip()]
+        hero = self.worker.held.hero
+        rows, _ = chat.render_rows(conversations, hero.tokenizer, max_length=self.profile.training_defaults.max_length,
+                                   thinking=self.profile.chat.thinking)  # fmt: skip
+        return rows
+
+    # --- training ---
+
+    def _train(self, held: Held, probe: list[Rendered]) -> Order:
+        from realm.schools import scribe
+
+        self._carry_over(held)
+        if probe and self.loss_before is None:  # a quest that goes on was measured when it began
+            self.loss_before = held.hero.loss(probe)
+        self._begin()
+        quest, order = self.quest, "run"
+
+        def on_step(facts: scribe.StepFacts) -> bool:
+            nonlocal order
+            self.cursor, held.step = facts.cursor, facts.step
+            order = self.pulse.step(facts)
+            last = facts.step == quest.start_step + quest.steps
+            if order == "run" and not last and facts.step % self.profile.training_defaults.save_steps == 0:
+                self._save_now("every save_steps")
+            return order == "run"
+
+        segment = scribe.Segment(self.config["campaign_id"], self.config["quest_id"], self.config["seed"],
+                                 quest.start_step, quest.steps, quest.cursor)  # fmt: skip
+        good = held.step, held.checkpoint_id
+        held.checkpoint_id = "in training"  # the weights in memory now belong to no checkpoint
+        try:
+            scribe.train(held.hero, quest.rows, segment, held.optimizer, self.home.run / "trainer", on_step)
+        except scribe.TrainingError as error:
+            held.step, held.checkpoint_id = self._last_good or good
+            raise BattleFailed(error.code, str(error)) from error
+        return order
+
+    def _carry_over(self, held: Held) -> None:
+        """Keep the optimizer when school family, physics and parameters match; else begin it anew and say why."""
+        from realm.schools import scribe
+
+        now = scribe.physics(self.profile, held.hero.model)
+        if held.optimizer.physics:
+            reasons = scribe.differences(held.optimizer.physics, now)
+        else:
+            reasons = ["first training of this hero" if held.step == 0 else "the checkpoint holds no resume state"]
+        if reasons:
+            held.optimizer = scribe.OptimizerState()
+        text = "Optimizer state begins anew: " + "; ".join(reasons) if reasons else "Optimizer state carried over"
+        with db.write(self.engine) as connection:
+            events.emit(connection, "optimizer", text + ".", "info", battle_id=self.row["id"], reset=bool(reasons),
+                        reason="; ".join(reasons) or "same school family, physics and parameters")  # fmt: skip
+
+    def _begin(self) -> None:
+        """Into training; rows of an earlier attempt beyond the checkpoint go in the same transaction."""
+        quest, row = self.quest, self.row
+        with db.write(self.engine) as connection:
+            table = db.metrics
+            connection.execute(
+                sa.delete(table).where(table.c.run_id == row["run_id"], table.c.step > quest.start_step)
+            )
+            self.pulse.begin(connection, phase=None, start_step=quest.start_step, step=quest.start_step,
+                             total_steps=quest.steps, loss_before=self.loss_before)  # fmt: skip
+
+    def _save_now(self, why: str) -> str:
+        """Checkpoint of the present step; returns its id. On a full disk it waits for space with the run in memory."""
+        self.pulse.flush()
+        told = False
+        while True:
+            try:
+                return self._save(why)
+            except CheckpointError as error:
+                if error.code != "disk_full" or self.pulse.leaving():
+                    raise
+                if not told:
+                    told = True
+                    self._tell_disk_full(str(error))
+                time.sleep(DISK_RETRY_S)
+
+    def _tell_disk_full(self, text: str) -> None:
+        log.error("%s", text)
+        with db.write(self.engine) as connection:
+            events.emit(connection, "alert", text, "trouble", alert_id=f"disk:{self.row['id']}", code="disk_full",
+                        what="writing a checkpoint", why=text,
+                        fix="Free some space: training waits and goes on by itself. Stop gives up the steps since "
+                            "the last checkpoint.")  # fmt: skip
+        self.pulse.flush(state="paused", phase="the disk is full: waiting for space")
+
+    def _save(self, why: str) -> str:
+        from realm.heroes.model import save_model
+        from realm.schools import scribe
+
+        held = self.worker.held
+        hero = held.hero
+
+        def write_resume(folder: Path) -> dict[str, Any]:
+            return self._state(held, scribe.save_optimizer(held.optimizer, hero.model, folder))
+
+        place = Place(self.profile.id, self.config["campaign_id"], self.config["run_id"], held.step)
+        size = sum(p.numel() * p.element_size() for p in hero.model.parameters())
+        made = checkpoints.save(
+            self.home, self.engine, place, why=why, facts=self._facts(), quest_id=self.config["quest_id"],
+            battle_id=self.row["id"], need_bytes=3 * size, write_resume=write_resume,
+            write_weights=lambda folder: save_model(hero.model, hero.tokenizer, folder),
+        )  # fmt: skip
+        held.state = made.state
+        self._last_good = (held.step, made.id)
+        self.pulse.restore()
+        checkpoints.prune_resume(self.home, self.engine, self.config["campaign_id"], self._protected())
+        return made.id
+
+    def _finish_training(self, held: Held, order: Order) -> str:
+        """The checkpoint this battle ends with: a new one when it trained, else the parent."""
+        trained = held.step > self.quest.start_step
+        if not trained and held.checkpoint_id is not None:
+            return held.checkpoint_id
+        if order != "run":
+            self.pulse.enter("stopping")
+        why = {"stop": "stopped", "skip": "skipped"}.get(order, "quest done" if trained else "before the first step")
+        held.checkpoint_id = self._save_now(why)
+        return held.checkpoint_id
+
+    def _state(self, held: Held, optimizer: dict[str, Any]) -> dict[str, Any]:
+        """resume/state.json: everything but tensors that the next step depends on."""
+        return {
+            "format": STATE_FORMAT, "school": self.config["school"], "step": held.step,
+            "quest_id": self.config["quest_id"], "quest_start_step": self.config["quest_start_step"],
+            "cursor": self.cursor, "loss_before": self.loss_before,
+            "schedule": {"type": self.profile.scheduler, "warmup_steps": self.profile.training_defaults.warmup_steps},
+            "rng": {"scheme": "keyed by hash(seed, campaign, step)", "seed": self.config["seed"]},
+            "tracker": self.pulse.tracker.state_dict(), "hits": list(self.pulse.hits.window), "optimizer": optimizer,
+        }  # fmt: skip
+
+    def _facts(self) -> dict[str, Any]:
+        """What the manifest tells about how this checkpoint came to be."""
+        import torch
+        import transformers
+
+        campaign = self.config["campaign_id"]
+        with db.read(self.engine) as connection:
+            mastered = connection.execute(
+                sa.select(db.levels.c.skill, db.levels.c.level, db.levels.c.trial_id)
+                .where(db.levels.c.campaign_id == campaign).order_by(db.levels.c.skill, db.levels.c.level)
+            ).all()  # fmt: skip
+        return {
+            "parent_checkpoint_id": self.config["parent_checkpoint_id"], "config": self.config,
+            "data": self.config["data"], "levels": [{"skill": m.skill, "level": m.level} for m in mastered],
+            "trials": [m.trial_id for m in mastered],
+            "versions": {"python": sys.version.split()[0], "torch": torch.__version__,
+                         "transformers": transformers.__version__},
+        }  # fmt: skip
+
+    def _protected(self) -> set[str]:
+        """The newest champion of the campaign keeps its resume state."""
+        table = db.events
+        query = sa.select(table.c.payload).where(table.c.kind == "champion").order_by(table.c.id.desc()).limit(1)
+        with self.engine.connect() as connection:
+            payload = connection.execute(query).scalar()
+        return {payload["checkpoint_id"]} if payload else set()
+
+    # --- trials ---
+
+    def _examine(self, held: Held, checkpoint_id: str, probe: list[Rendered]) -> Order:
+        """The probe of a file quest, then the trials in their order; returns the order that ended them."""
+        specs = [trial.TrialSpec.from_config(values) for values in self.config["trials"]]
+        if not (specs or probe):
+            return "run"
+        self.pulse.enter("trial", phase="trial")
+        reading = self.pulse.reading
+        subject = trial.Subject(self.config["campaign_id"], checkpoint_id, held.step, self.row["id"],
+                                self.config["quest_id"], reading.loss_ema if reading else self._train_loss(held.step))
+        if probe:
+            started = db.now()
+            after = held.hero.loss(probe)
+            with db.write(self.engine) as connection:
+                trial.record_probe(connection, subject, len(probe), after, self.loss_before, started)
+            self.pulse.flush(loss_after=after)
+        for spec in specs:
+            self._phase(f"{spec.kind} trial of {spec.skill} level {spec.level}")
+            try:
+                result = trial.run(spec, get_skill(spec.skill), self._answer, self._golden_loss, subject.train_loss)
+            except trial.Interrupted:
+                return self.pulse.order
+            with db.write(self.engine) as connection:
+                trial.record(connection, result, subject)
+            order = self.pulse.poll()
+            if order != "run":
+                return order
+        return "run"
+
+    def _answer(self, conversations: list[Any], max_new_tokens: int) -> list[tuple[str, int]]:
+        stopped = False
+
+        def interrupted() -> bool:
+            nonlocal stopped
+            stopped = stopped or self.pulse.interrupted()
+            return stopped
+
+        answers = self.worker.held.hero.answer(conversations, max_new_tokens, interrupted)
+        if stopped:
+            raise trial.Interrupted
+        return answers
+
+    def _golden_loss(self, conversations: list[Any]) -> float:
+        rows, _ = self.worker.held.hero.render(conversations)
+        return self.worker.held.hero.loss(rows)
+
+    def _train_loss(self, step: int) -> float | None:
+        """Smoothed loss at the checkpoint's step, for a battle without training."""
+        table = db.metrics
+        query = sa.select(table.c.loss_ema).where(table.c.run_id == self.row["run_id"], table.c.step <= step)
+        with self.engine.connect() as connection:
+            return connection.execute(query.order_by(table.c.step.desc()).limit(1)).scalar()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the child process."""
+    parser = argparse.ArgumentParser(prog="realm.arena.battle", description=__doc__.splitlines()[0])
+    parser.add_argument("--home", required=True, help="realm home")
+    parser.add_argument("--worker", required=True, help="token of the battles rows to serve")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    Worker(RealmHome(given.home), given.worker).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A battle's line to the database: step metrics out, orders in. Torch-free.
+
+At each optimizer step the child asks one prepared SELECT what is desired (about 15 µs) and buffers the step's row;
+buffered rows, the battle's step and the events that happened leave together in one transaction per 250 ms at most.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import signal
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import sqlalchemy as sa
+
+from realm import db, events
+from realm.guild.strain import Reading, StrainTracker
+from realm.settings import RealmHome
+
+FLUSH_S = 0.25
+POLL_S = 0.05
+HITS = 500  # window of the critical-hit percentile
+HITS_MIN = 100  # fewer hits make no percentile
+HIT_FLOOR = 1e-4  # loss floor of a hit (realm-rules §1)
+CLOCK_STEPS = 1000  # optimizer steps per hero level
+
+Order = Literal["run", "stop", "skip"]
+
+
+class StepLike(Protocol):
+    """What a school reports of one optimizer step (`schools.scribe.StepFacts`)."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    trained_tokens: int
+
+
+class Orders:
+    """What the arena, the operating system and the parent process want of this child."""
+
+    def __init__(self, home: RealmHome, parent_pid: int) -> None:
+        self._raw = sqlite3.connect(home.database, timeout=db.BUSY_TIMEOUT_S, isolation_level=None)
+        self._parent = parent_pid
+        self.terminated = False
+
+    def listen(self) -> None:
+        """Treat SIGTERM and SIGINT as "stop: checkpoint, then exit"."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: Any) -> None:
+        self.terminated = True
+
+    @property
+    def leaving(self) -> bool:
+        """The child must end: it was told to, or the process that started it is gone."""
+        return self.terminated or os.getppid() != self._parent
+
+    def read(self, battle_id: str) -> tuple[str, int]:
+        """(desired, save_requests) of a battle."""
+        row = self._raw.execute("SELECT desired, save_requests FROM battles WHERE id = ?", (battle_id,)).fetchone()
+        return row if row else ("stop", 0)
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+class Hits:
+    """Hits (1 / step loss) of a quest and whether one is critical: above the 99th percentile of the last 500."""
+
+    def __init__(self, values: list[float] | None = None) -> None:
+        self.window: deque[float] = deque(values or [], maxlen=HITS)
+        self._sorted = sorted(self.window)
+
+    def add(self, loss: float) -> tuple[float, bool]:
+        """The step's hit and whether it is critical, judged against the hits before it."""
+        hit = 1 / max(loss, HIT_FLOOR)
+        n = len(self._sorted)
+        critical = n >= HITS_MIN and hit > self._sorted[min(n - 1, int(0.99 * n))]
+        if n == HITS:
+            del self._sorted[bisect.bisect_left(self._sorted, self.window[0])]
+        self.window.append(hit)
+        bisect.insort(self._sorted, hit)
+        return hit, critical
+
+
+class Pulse:
+    """One battle's state, metrics and events.
+
+    Args:
+        tracker, hits: fresh, or as a checkpoint inside the same quest left them.
+        save: writes a checkpoint now, for the reason given.
+    """
+
+    def __init__(self, engine: sa.Engine, orders: Orders, battle: dict[str, Any], tracker: StrainTracker, hits: Hits,
+                 save: Callable[[str], None]) -> None:  # fmt: skip
+        self.engine, self.orders, self.battle = engine, orders, battle
+        self.tracker, self.hits, self.save = tracker, hits, save
+        self.reading: Reading | None = None
+        self.state = "arming"
+        self._shown = "arming"  # the state in the database; another one than `state` while a full disk is waited out
+        self.order: Order = "run"  # the last answer of `poll`
+        self._rows: list[dict[str, Any]] = []
+        self._events: list[tuple[str, str, str, dict[str, Any]]] = []
+        self._flushed = self._stepped = self._looked = time.monotonic()
+        self._saves = orders.read(battle["id"])[1]
+        self._hint: str | None = None
+        self._hint_step = 0
+
+    def step(self, facts: StepLike) -> Order:
+        """Take note of one optimizer step; returns what is wanted now, after waiting out a pause."""
+        now = time.monotonic()
+        before = self.reading
+        reading = self.reading = self.tracker.update(facts.loss)
+        self._rows.append({
+            "run_id": self.battle["run_id"], "step": facts.step, "battle_id": self.battle["id"], "t": db.now(),
+            "loss": facts.loss, "loss_ema": reading.loss_ema, "lr": facts.lr, "grad_norm": facts.grad_norm,
+            "tokens": facts.tokens, "trained_tokens": facts.trained_tokens, "step_s": now - self._stepped,
+            "floor": reading.floor, "strain": reading.strain, "strain_rate": reading.strain_rate,
+            "zone": reading.zone, "hint": reading.hint.action, "effort": reading.strain, "steps": 1,
+            "loss_min": facts.loss, "loss_max": facts.loss,
+        })  # fmt: skip
+        self._notice(facts, reading, before)
+        if now - self._flushed >= FLUSH_S:
+            self.flush()
+        order = self.poll()
+        self._stepped = time.monotonic()  # a pause is no part of the next step
+        return order
+
+    def poll(self) -> Order:
+        """What is wanted now. Serves save requests; on "pause" it waits here until it is told something else."""
+        order = self._look()
+        if order == "pause":
+            state = self.state
+            self.enter("paused")
+            while order == "pause":
+                time.sleep(POLL_S)
+                order = self._look()
+            if order == "run":
+                self.enter(state)
+        self.order = order
+        return order
+
+    def leaving(self) -> bool:
+        """Whether anything but going on is wanted; serves nothing and waits for nothing."""
+        return self.orders.leaving or self.orders.read(self.battle["id"])[0] in ("stop", "skip")
+
+    def restore(self) -> None:
+        """Show the battle's state again after it was shown as waiting (disk full)."""
+        if self._shown != self.state:
+            self.flush(state=self.state, phase=None)
+
+    def interrupted(self) -> bool:
+        """For loops that are no training: polls at most every 50 ms; True means stop or skip."""
+        if time.monotonic() - self._looked < POLL_S:
+            return False
+        return self.poll() != "run"
+
+    def _look(self) -> str:
+        self._looked = time.monotonic()
+        if self.orders.leaving:
+            return "stop"
+        desired, saves = self.orders.read(self.battle["id"])
+        if saves > self._saves and self.state in ("training", "paused"):
+            self._saves = saves
+            self.flush()
+            self.save("asked for")
+        return desired
+
+    def begin(self, connection: sa.Connection, **columns: Any) -> None:
+        """Into training, inside the caller's transaction."""
+        self.state = self._shown = "training"
+        connection.execute(sa.update(db.battles).where(db.battles.c.id == self.battle["id"])
+                           .values(state="training", **columns))  # fmt: skip
+        self.tell(connection, "training", {})
+
+    def enter(self, state: str, **columns: Any) -> None:
+        """Change the battle's state, with its event and everything buffered, in one transaction."""
+        self.state = state
+        self.flush(state=state, **columns)
+
+    def flush(self, state: str | None = None, **columns: Any) -> None:
+        """Write what is buffered; one transaction, nothing when there is nothing to say."""
+        self._flushed = time.monotonic()
+        rows, told = self._rows, self._events
+        if rows:
+            columns["step"] = rows[-1]["step"]
+        if state is not None:
+            columns["state"] = self._shown = state
+        if not (rows or told or columns):
+            return
+        with db.write(self.engine) as connection:
+            if rows:
+                connection.execute(sa.insert(db.metrics), rows)
+            if columns:
+                connection.execute(sa.update(db.battles).where(db.battles.c.id == self.battle["id"]).values(**columns))
+            for kind, text, level, payload in told:
+                events.emit(connection, kind, text, level, **payload)
+            if state is not None:
+                self.tell(connection, state, columns)
+        self._rows, self._events = [], []
+
+    def tell(self, connection: sa.Connection, state: str, columns: dict[str, Any]) -> None:
+        """The "battle" event of a state change."""
+        outcome, why = columns.get("outcome"), columns.get("error")
+        text = f"Battle {state}" + (f": {why}" if why else f" ({outcome})" if outcome else "") + "."
+        extra = {name: value for name, value in (("outcome", outcome), ("reason", why)) if value}
+        level = "trouble" if state == "failed" else "info"
+        events.emit(connection, "battle", text, level, battle_id=self.battle["id"], run=self.battle["run_id"],
+                    quest_id=self.battle["quest_id"], state=state, **extra)  # fmt: skip
+
+    def _notice(self, facts: StepLike, reading: Reading, before: Reading | None) -> None:
+        """Collect the events of one step: zone, hint, critical hit, clock level."""
+        battle_id = self.battle["id"]
+        if before is not None and reading.zone != before.zone:
+            self._tell("zone", f"Strain zone: {before.zone} → {reading.zone} at step {facts.step:,}.", "info",
+                       battle_id=battle_id, step=facts.step, **{"from": before.zone, "to": reading.zone})  # fmt: skip
+        hint = reading.hint
+        # A hint that flickers at a threshold is told at most every 20 steps.
+        if hint.action not in ("wait", self._hint) and facts.step - self._hint_step >= 20:
+            self._hint, self._hint_step = hint.action, facts.step
+            self._tell("hint", f"Hint: {hint.action.replace('_', ' ')}. {hint.reason}.", "info", battle_id=battle_id,
+                       step=facts.step, action=hint.action, reason=hint.reason, confidence=hint.confidence)  # fmt: skip
+        hit, critical = self.hits.add(facts.loss)
+        if critical:
+            self._tell("crit", f"Step loss {facts.loss:.4f} is the best 1 % of the last {HITS} steps.", "info",
+                       battle_id=battle_id, step=facts.step, hit=hit, loss=facts.loss)  # fmt: skip
+        if facts.step % CLOCK_STEPS == 0:
+            level = facts.step // CLOCK_STEPS
+            self._tell("level", f"{facts.step:,} optimizer steps: hero level {level}.", "deed", kind="clock",
+                       **{"from": level - 1, "to": level})  # fmt: skip
+
+    def _tell(self, kind: str, text: str, level: str, **payload: Any) -> None:
+        self._events.append((kind, text, level, payload))

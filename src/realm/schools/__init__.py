@@ -1,0 +1,1 @@
+"""Training schools: each is one module with one visible training function."""
