@@ -40,11 +40,12 @@ class Refused(Exception):
 def main() -> None:
     """Entry point of `python3 -m training` and `realm`."""
     from realm.db import SchemaError
+    from realm.heroes.profile import ProfileError
     from realm.supervise import StartError
 
     try:
         app()
-    except (Refused, SettingsError, StartError, SchemaError) as error:
+    except (Refused, SettingsError, StartError, SchemaError, ProfileError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -55,7 +56,7 @@ def say(data: Any, as_json: bool, text: str) -> None:
 
 def table(rows: list[list[Any]], head: list[str]) -> str:
     """Plain aligned columns; readable in a pipe and by a screen reader."""
-    cells = [head, *[["" if value is None else str(value) for value in row] for row in rows]]
+    cells = [head, *[["" if value is None else " ".join(str(value).split()) for value in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     return "\n".join("  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
                      for row in cells)  # fmt: skip

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from realm import db, services, supervise
-from realm.settings import RealmHome, SettingsError
+from realm.settings import RealmHome
 
 Status = Literal["ok", "note", "warn", "fail"]
 GB = 1e9
@@ -193,11 +193,13 @@ def _ports(home: RealmHome) -> list[Row]:
 
 
 def _hero(home: RealmHome) -> Row:
-    from realm.heroes.profile import load_profile, missing_weights
+    from realm.heroes.profile import ProfileError, load_profile, missing_weights
 
     try:
         profile = load_profile(home.settings.default_hero, home)
-    except SettingsError as error:
+    except ProfileError as error:
         return Row("Hero", "fail", home.settings.default_hero, "", "", str(error))
-    missing = missing_weights(profile, home)
-    return Row("Hero", "fail" if missing else "ok", f"{profile.name} ({profile.rpg_name})", "", "", missing or "")
+    # The embedded hero is made from its recipe at the first battle: it cannot be missing.
+    missing = "" if profile.embedded else missing_weights(profile, home)
+    return Row("Hero", "fail" if missing else "ok", f"{profile.rpg_name} ({profile.model.path_or_hub_id})", "", "",
+               missing)  # fmt: skip
