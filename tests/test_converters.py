@@ -23,7 +23,7 @@ CASES = [
     ("prompt_completion", {"prompt": "Q", "completion": "A"}, [U, A]),
     ("prompt_completion", {"prompt": "Q", "response": "A", "lang": "en"}, [U, A]),
     ("prompt_completion", {"prompt": [S, U], "completion": [A]}, [S, U, A]),
-    ("text", {"text": "A", "url": "u"}, [A]),
+    ("text", {"text": "A", "url": "u"}, [{"role": "user", "content": ""}, A]),
 ]  # fmt: skip
 SPENT = {"messages", "conversations", "conversation", "instruction", "input", "output", "prompt", "completion",
          "response"}  # fmt: skip

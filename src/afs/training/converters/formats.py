@@ -176,8 +176,8 @@ def _is_text(row: dict[str, Any]) -> bool:
 
 
 def _from_text(row: dict[str, Any]) -> dict[str, Any]:
-    # One assistant turn: the whole text is under the loss, and no question is invented for it.
-    return _with([_message("assistant", _text(row, "text"))], row, {"text"})
+    # An empty question before it: the whole text is under the loss, nothing is invented, and every template renders it.
+    return _with([_message("user", ""), _message("assistant", _text(row, "text"))], row, {"text"})
 
 
 # The order matters: the first that matches is taken (an Alpaca row may also carry "text", a chat row "prompt").

@@ -1,0 +1,338 @@
+"""Commands of a person (CLI, Tavern): taken from the `commands` table, answered there and in the event log.
+
+A command has two moments. `accept` acts at once (at most one poll after it was inserted): it changes the board, the
+mode, or what the open battle is asked to do. Most are then done. Those that ask something of the battle stay pending,
+with `result.accepted`, until `outcome` sees the effect: paused, resumed, ended, saved. Both read only the database,
+so a command survives a restart of the arena.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from realm import db, events
+from realm.arena import plan
+from realm.guild import campaigns
+from realm.guild.skills import SkillError, get_skill
+from realm.heroes.profile import ProfileError, load_profile, set_model
+from realm.quests import board
+from realm.settings import RealmHome
+
+MODE = "mode"  # train | rest, in realm_values
+PAUSED = "paused"  # true while a person holds the battle; survives a restart
+HERO = "hero"  # id of the hero that plays
+TIMEOUT_S = 900.0  # a command whose effect never comes fails with that reason
+
+commands = db.commands
+
+
+class Refused(ValueError):
+    """A command that cannot be carried out; the message is its result."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command."""
+
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Later:
+    """A command that was accepted and whose effect is awaited; `note` is kept in its result."""
+
+    note: dict[str, Any]
+
+
+Answer = Done | Later
+Handler = Callable[[sa.Connection, RealmHome, Mapping[str, Any]], Answer]
+
+
+def mode(connection: sa.Connection) -> str:
+    """train | rest."""
+    return campaigns.value(connection, MODE, "train")
+
+
+def set_mode(connection: sa.Connection, new: str, reason: str) -> None:
+    """Change the mode, with its event; nothing happens when it is that already."""
+    if mode(connection) == new:
+        return
+    campaigns.set_value(connection, MODE, new)
+    events.emit(connection, "mode", f"Mode {new}: {reason}", "info", mode=new, reason=reason)
+
+
+def pending(connection: sa.Connection) -> list[dict[str, Any]]:
+    """Commands without an answer, oldest first."""
+    query = sa.select(commands).where(commands.c.state == "pending").order_by(commands.c.t, commands.c.id)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def work(connection: sa.Connection, home: RealmHome) -> bool:
+    """Accept new commands and finish those whose effect came. True when the loop has something new to look at."""
+    acted = False
+    for command in pending(connection):
+        try:
+            answer = _step(connection, home, command)
+        except (Refused, board.BoardError, SkillError, ProfileError, KeyError, TypeError) as error:
+            text = error.args[0] if error.args else str(error)
+            finish(connection, command, "failed", {"reason": str(text)})
+            acted = True
+            continue
+        if isinstance(answer, Done):
+            finish(connection, command, "done", answer.result)
+            acted = True
+        elif command["result"] is None:
+            note = {"accepted": True, "t": db.now(), **answer.note}
+            connection.execute(sa.update(commands).where(commands.c.id == command["id"]).values(result=note))
+            acted = True
+    return acted
+
+
+def finish(connection: sa.Connection, command: Mapping[str, Any], state: str, result: dict[str, Any]) -> None:
+    """Write a command's answer and tell it."""
+    connection.execute(sa.update(commands).where(commands.c.id == command["id"])
+                       .values(state=state, result=result, finished_at=db.now()))  # fmt: skip
+    text = f"{command['kind']} {state}" + (f": {result['reason']}" if result.get("reason") else "")
+    events.emit(connection, "command", text, "trouble" if state == "failed" else "info", command_id=command["id"],
+                kind=command["kind"], state=state, result=result)  # fmt: skip
+
+
+def _step(connection: sa.Connection, home: RealmHome, command: dict[str, Any]) -> Answer:
+    if command["kind"] not in HANDLERS:
+        raise Refused(f"no command {command['kind']!r}; known: {', '.join(sorted(HANDLERS))}")
+    if command["result"] is None:
+        return HANDLERS[command["kind"]](connection, home, command["payload"] or {})
+    waiting = OUTCOMES.get(command["kind"])
+    answer = waiting(connection, command["result"]) if waiting else None
+    if answer is None and db.now() - command["result"]["t"] > TIMEOUT_S and command["kind"] not in OWN_TIME:
+        raise Refused(f"nothing happened within {TIMEOUT_S:.0f} s; see logs/battle.log")
+    return answer or Later(command["result"])
+
+
+# --- battle -------------------------------------------------------------------------------------------------------
+
+def _open(connection: sa.Connection) -> dict[str, Any]:
+    battle = plan.open_battle(connection)
+    if battle is None:
+        raise Refused("no battle is running")
+    return battle
+
+
+def _desire(connection: sa.Connection, battle: Mapping[str, Any], desired: str) -> None:
+    connection.execute(sa.update(db.battles).where(db.battles.c.id == battle["id"]).values(desired=desired))
+
+
+def _pause(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    battle = _open(connection)
+    campaigns.set_value(connection, PAUSED, True)
+    _desire(connection, battle, "pause")
+    return Later({"battle_id": battle["id"]})
+
+
+def _resume(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    campaigns.set_value(connection, PAUSED, False)
+    set_mode(connection, "train", "resumed by the player")
+    battle = plan.open_battle(connection)
+    if battle is None:
+        return Done({"mode": "train"})
+    if battle["desired"] in ("stop", "skip"):
+        raise Refused(f"the battle is already asked to {battle['desired']}; the next one starts by itself")
+    _desire(connection, battle, "run")
+    return Later({"battle_id": battle["id"]})
+
+
+def _stop(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    set_mode(connection, "rest", "stopped by the player")
+    campaigns.set_value(connection, PAUSED, False)
+    battle = plan.open_battle(connection)
+    if battle is None:
+        return Done({"mode": "rest"})
+    _desire(connection, battle, "stop")
+    return Later({"battle_id": battle["id"]})
+
+
+def _skip(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    battle = _open(connection)
+    campaigns.set_value(connection, PAUSED, False)
+    _desire(connection, battle, "skip")
+    return Later({"battle_id": battle["id"]})
+
+
+def _save(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    battle = _open(connection)
+    newest = _newest_checkpoint(connection, battle["run_id"])
+    raised = battle["save_requests"] + 1
+    connection.execute(sa.update(db.battles).where(db.battles.c.id == battle["id"]).values(save_requests=raised))
+    return Later({"battle_id": battle["id"], "run_id": battle["run_id"], "before": newest})
+
+
+def _newest_checkpoint(connection: sa.Connection, run_id: str) -> str | None:
+    table = db.checkpoints
+    query = sa.select(table.c.id).where(table.c.run_id == run_id)
+    return connection.execute(query.order_by(table.c.step.desc()).limit(1)).scalar()
+
+
+def _battle(connection: sa.Connection, note: Mapping[str, Any]) -> dict[str, Any]:
+    row = connection.execute(sa.select(db.battles).where(db.battles.c.id == note["battle_id"])).mappings().one()
+    return dict(row)
+
+
+def _over(battle: Mapping[str, Any]) -> bool:
+    return battle["state"] in ("done", "failed")
+
+
+def _paused(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | None:
+    battle = _battle(connection, note)
+    if battle["state"] == "paused":
+        return Done({"battle_id": battle["id"], "step": battle["step"]})
+    if _over(battle):
+        # It ended before a step end came: the wish is kept, the next battle pauses after its first step.
+        now = plan.open_battle(connection)
+        if now is None:
+            return Done({"battle_id": battle["id"], "note": "the battle ended first; the next one will be paused"})
+        return Done({"battle_id": now["id"]}) if now["state"] == "paused" else None
+    return None
+
+
+def _resumed(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | None:
+    battle = _battle(connection, note)
+    going = battle["state"] in ("training", "trial", "arming") or _over(battle)
+    return Done({"battle_id": battle["id"], "step": battle["step"]}) if going else None
+
+
+def _ended(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | None:
+    battle = _battle(connection, note)
+    if not _over(battle) or battle["settled_at"] is None:
+        return None
+    return Done({"battle_id": battle["id"], "outcome": battle["outcome"], "checkpoint_id": battle["checkpoint_id"]})
+
+
+def _saved(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | None:
+    newest = _newest_checkpoint(connection, note["run_id"])
+    if newest is not None and newest != note["before"]:
+        return Done({"battle_id": note["battle_id"], "checkpoint_id": newest})
+    if _over(_battle(connection, note)):
+        raise Refused("the battle ended without another checkpoint")
+    return None
+
+
+# --- mode, quests, trials, hero -----------------------------------------------------------------------------------
+
+def _set_mode(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    wanted = payload.get("mode")
+    if wanted not in ("train", "rest"):
+        raise Refused(f"mode {wanted!r} does not exist; use train or rest")
+    set_mode(connection, wanted, "set by the player")
+    return Done({"mode": wanted})
+
+
+def _quest_id(payload: Mapping[str, Any]) -> str:
+    if not isinstance(payload.get("quest_id"), str):
+        raise Refused("the command needs quest_id; `python3 -m training quest list` names the quests")
+    return payload["quest_id"]
+
+
+def _retry(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    quest = board.get(connection, _quest_id(payload))
+    if quest["state"] == "refused":
+        return Done({"quest_id": quest["id"], "inbox": _back_to_inbox(connection, home, quest)})
+    if quest["state"] in ("failed", "skipped") and board.locate(home, quest) is None:
+        raise Refused(f"the file of quest {quest['name']} is not there any more; drop it into the inbox again")
+    board.retry(connection, quest["id"])
+    board.settle_file(connection, home, quest["id"])
+    return Done({"quest_id": quest["id"]})
+
+
+def _back_to_inbox(connection: sa.Connection, home: RealmHome, quest: Mapping[str, Any]) -> str:
+    """A refused file goes through the gate again, as a new quest; the refused row stays as the record."""
+    path = board.locate(home, quest)
+    if path is None:
+        raise Refused(f"the file of quest {quest['name']} is not in failed/ any more; drop it into the inbox again")
+    target = home.inbox / quest["lane"] / f"{quest['name'].removesuffix('.jsonl')}.jsonl"
+    if target.exists():
+        raise Refused(f"{target} is there already; it is examined first")
+    os.rename(path, target)
+    os.utime(target)  # a new time makes it a new file for the inbox, which knows the old one by name and time
+    connection.execute(sa.update(db.quests).where(db.quests.c.id == quest["id"]).values(path=None))
+    return target.relative_to(home.root).as_posix()
+
+
+def _move(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    quest_id = _quest_id(payload)
+    board.move(connection, quest_id, str(payload.get("lane")), bool(payload.get("first")))
+    board.settle_file(connection, home, quest_id)
+    return Done({"quest_id": quest_id, "lane": payload.get("lane")})
+
+
+def _hold(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    board.hold(connection, _quest_id(payload))
+    return Done({"quest_id": payload["quest_id"]})
+
+
+def _unhold(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    board.unhold(connection, _quest_id(payload))
+    return Done({"quest_id": payload["quest_id"]})
+
+
+def _withdraw(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    board.withdraw(connection, _quest_id(payload))
+    board.settle_file(connection, home, payload["quest_id"])
+    return Done({"quest_id": payload["quest_id"]})
+
+
+def _skill_level(payload: Mapping[str, Any]) -> tuple[str, int | None]:
+    skill, level = get_skill(payload.get("skill", "bin")), payload.get("level")
+    if level is not None and (not isinstance(level, int) or not 1 <= level <= skill.max_level):
+        raise Refused(f"level {level!r}: skill {skill.id} has levels 1 to {skill.max_level}")
+    return skill.id, level
+
+
+def _trial(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    skill, level = _skill_level(payload)
+    return Later({"skill": skill, "level": level, "wants": "trial"})
+
+
+def _idle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    skill, level = _skill_level(payload)
+    return Later({"skill": skill, "level": level, "wants": "idle"})
+
+
+def _hero(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    hero_id = str(payload.get("hero_id", ""))
+    profile = set_model(home, hero_id, str(payload["model"])) if payload.get("model") else load_profile(hero_id, home)
+    campaigns.set_value(connection, HERO, profile.id)
+    battle = plan.open_battle(connection)
+    if battle is not None:
+        _desire(connection, battle, "stop")
+    return Later({"hero_id": profile.id})
+
+
+def _playing(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | None:
+    campaign = campaigns.active(connection)
+    if campaign is None or campaign["hero_id"] != note["hero_id"] or plan.open_battle(connection) is not None:
+        return None
+    return Done({"hero_id": note["hero_id"], "campaign_id": campaign["id"]})
+
+
+def wishes(connection: sa.Connection, wants: str) -> list[dict[str, Any]]:
+    """Accepted commands that the loop itself carries out ("trial", "idle"), oldest first."""
+    return [c for c in pending(connection) if c["result"] and c["result"].get("wants") == wants]
+
+
+HANDLERS: dict[str, Handler] = {
+    "battle.pause": _pause, "battle.resume": _resume, "battle.stop": _stop, "battle.skip": _skip,
+    "battle.save": _save, "mode": _set_mode, "quest.retry": _retry, "quest.move": _move, "quest.hold": _hold,
+    "quest.unhold": _unhold, "quest.delete": _withdraw, "trial.run": _trial, "idle.generate": _idle,
+    "hero.use": _hero,
+}  # fmt: skip
+OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]] = {
+    "battle.pause": _paused, "battle.resume": _resumed, "battle.stop": _ended, "battle.skip": _ended,
+    "battle.save": _saved, "hero.use": _playing,
+}  # fmt: skip
+# These wait for a free moment of the loop, which may be a whole quest away.
+OWN_TIME = ("trial.run", "idle.generate")

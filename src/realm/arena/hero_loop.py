@@ -1,0 +1,424 @@
+"""The hero loop: quest → battle → trial → level → checkpoint → next quest, without a person (realm-rules §13).
+
+`python -m realm.arena.hero_loop --home HOME` runs it; one per home. It takes commands (within 100 ms), watches the
+inbox, chooses or makes the next quest, gives it to the battle child and draws the conclusions. It never imports torch.
+Everything it knows is in the database: killed at any instant, the next one closes what was left open and goes on from
+the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from filelock import FileLock, Timeout
+
+from realm import db, events, services
+from realm.arena import child as children
+from realm.arena import commands, plan
+from realm.arena.recover import recover
+from realm.arena.settle import Settled, close_lost, settle
+from realm.guild import campaigns
+from realm.guild.curriculum import follow_up
+from realm.guild.skills import SkillError, all_skills, get_skill
+from realm.heroes.profile import HeroProfile, ProfileError, load_profile
+from realm.quests import board
+from realm.quests.inbox import Inbox
+from realm.settings import RealmHome
+from realm.temple import cleric
+from realm.temple.tokens import TokensMissing, token_counter
+from realm.vault import checkpoints
+
+log = logging.getLogger("realm.arena")
+
+TICK_S = 0.05
+INBOX_S = 0.25
+STALL_S = 900.0  # without any sign of life from the child: the battle is lost
+STOP_WAIT_S = 45.0  # at shutdown, for the child's last checkpoint
+MAX_FAILURES = 5  # battles lost in a row, then mode rest and an alert
+BACKOFF_S = (0.0, 1.0, 5.0, 20.0, 60.0)
+
+
+class AlreadyRunning(RuntimeError):
+    """Another hero loop holds this home; the message names its pid."""
+
+
+class HeroLoop:
+    """The loop's state between ticks; whatever must survive is in the database.
+
+    Args:
+        child_command: command line of the battle child (tests put a stand-in here).
+        stall_s: seconds without a sign of life after which a battle is given up.
+    """
+
+    def __init__(
+        self, home: RealmHome, child_command: children.Command = children.battle_command, stall_s: float = STALL_S,
+        inbox_stable_s: float = 0.5,
+    ) -> None:  # fmt: skip
+        self.home, self.engine = home, db.connect(home)
+        self.child_command, self.stall_s = child_command, stall_s
+        self.child: children.Child | None = None
+        self.profile: HeroProfile | None = None
+        self.campaign: dict[str, Any] | None = None
+        self.failures = 0
+        self.stop = threading.Event()
+        self._inbox = Inbox(home, self.engine, self._gate, inbox_stable_s)
+        self._watch = events.Watcher(self.engine)
+        self._workshop = ThreadPoolExecutor(1, thread_name_prefix="workshop")
+        self._job: tuple[str, Future, Any] | None = None
+        self._not_before = 0.0
+        self._sign: tuple[Any, float] = (None, time.monotonic())
+        self._follow: tuple[str, int] | None = None
+        self._told: set[str] = set()
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until `stop` is set. Then the battle is asked for a checkpoint and its quest goes back to the board."""
+        inbox = threading.Thread(target=self._inbox_loop, name="inbox", daemon=True)
+        try:
+            with db.write(self.engine) as connection:
+                events.emit(connection, "service", "The hero loop started", "info", service="arena", state="started",
+                            detail=f"pid {os.getpid()}")  # fmt: skip
+            self._hero()
+            recover(self.home, self.engine)
+            inbox.start()
+            while not self.stop.is_set():
+                self.tick()
+                self.stop.wait(TICK_S)
+        finally:
+            self.stop.set()
+            self._shut_down()
+            if inbox.ident:
+                inbox.join(10)
+            self._watch.close()
+            self.engine.dispose()
+
+    def tick(self) -> None:
+        """One look at everything; never waits."""
+        if self._watch.changed():
+            with db.write(self.engine) as connection:
+                commands.work(connection, self.home)
+        if self._job is not None:
+            if self._job[1].done():
+                kind, future, context = self._job
+                self._job = None
+                getattr(self, f"_after_{kind}")(future, context)
+            return
+        with db.read(self.engine) as connection:
+            battle = plan.open_battle(connection)
+            unsettled = self._unsettled(connection)
+        if unsettled:
+            self._start_job("settle", settle, self.home, self.engine, unsettled, context=unsettled)
+        elif battle is not None:
+            self._supervise(battle)
+        else:
+            self._next()
+
+    def _start_job(self, kind: str, work: Callable[..., Any], *arguments: Any, context: Any = None) -> None:
+        self._job = (kind, self._workshop.submit(work, *arguments), context)
+
+    def _unsettled(self, connection: sa.Connection) -> str | None:
+        table = db.battles
+        query = sa.select(table.c.id).where(table.c.state.in_(("done", "failed")), table.c.settled_at.is_(None))
+        return connection.execute(query.order_by(table.c.id).limit(1)).scalar()
+
+    def _shut_down(self) -> None:
+        with db.write(self.engine) as connection:
+            battle = plan.open_battle(connection)
+            if battle is not None:
+                connection.execute(sa.update(db.battles).where(db.battles.c.id == battle["id"]).values(desired="stop"))
+        deadline = time.monotonic() + STOP_WAIT_S
+        while battle is not None and self.child and self.child.alive and time.monotonic() < deadline:
+            time.sleep(TICK_S)
+            with db.read(self.engine) as connection:
+                battle = plan.open_battle(connection)
+        if self.child is not None:
+            children.end(self.child)
+        self._workshop.shutdown(wait=True)
+        if battle is not None:
+            with db.write(self.engine) as connection:
+                close_lost(connection, battle["id"], "the hero loop was ended before the battle could save")
+        with db.read(self.engine) as connection:
+            unsettled = self._unsettled(connection)
+        if unsettled:
+            settle(self.home, self.engine, unsettled, count_attempt=False)
+        with db.write(self.engine) as connection:
+            events.emit(connection, "service", "The hero loop ended", "info", service="arena", state="stopped",
+                        detail=f"pid {os.getpid()}")  # fmt: skip
+
+    # --- inbox --------------------------------------------------------------------------------------------------
+
+    def _inbox_loop(self) -> None:
+        while not self.stop.wait(INBOX_S):
+            try:
+                self._inbox.poll()
+            except Exception:
+                # A full disk or a locked database must not end the watch for good; the next look tries again.
+                log.exception("the inbox could not be read; trying again in 5 s")
+                self.stop.wait(5)
+
+    def _gate(
+        self, source: Path, target: Path, quarantine: Path, probe: Path, name: str, seed: int
+    ) -> dict[str, Any]:
+        """The Temple's gate for one inbox file, with the tokenizer of the hero that plays."""
+        counter, missing = None, ""
+        try:
+            counter = token_counter(self.profile or self._profile(), self.home)
+        except (TokensMissing, ProfileError) as error:
+            missing = str(error)
+        return cleric.examine(source, target, quarantine, name=name, skills=all_skills(), tokens=counter,
+                              tokens_missing=missing, probe=probe, seed=seed)  # fmt: skip
+
+    # --- the hero -----------------------------------------------------------------------------------------------
+
+    def _profile(self) -> HeroProfile:
+        with db.read(self.engine) as connection:
+            hero_id = campaigns.value(connection, commands.HERO) or self.home.settings.default_hero
+        return load_profile(hero_id, self.home)
+
+    def _hero(self) -> None:
+        """Read the hero's recipe and make its campaign the active one; called again before each battle."""
+        try:
+            profile = self._profile()
+        except ProfileError as error:
+            self._alert("hero_profile", "loading the hero's recipe", str(error), "Mend the recipe or use another hero.")
+            self.profile = None
+            return
+        with db.write(self.engine) as connection:
+            active = campaigns.ensure_active(connection, profile.id, profile.model_dump(mode="json"))
+            self.campaign = campaigns.get(connection, active)
+        self.profile = profile
+
+    # --- a running battle ---------------------------------------------------------------------------------------
+
+    def _supervise(self, battle: dict[str, Any]) -> None:
+        if self.child is None or battle["worker"] != self.child.worker:
+            self._lose(battle, "its battle process belongs to an earlier hero loop")
+            return
+        code = self.child.process.poll()
+        if code is not None:
+            tail = children.log_tail(self.home)
+            self._lose(battle, f"the battle process ended with exit code {code}" + (f"; log: {tail}" if tail else ""))
+            return
+        with db.read(self.engine) as connection:
+            query = sa.select(sa.func.max(db.metrics.c.step)).where(db.metrics.c.battle_id == battle["id"])
+            trials = sa.select(sa.func.count()).where(db.trials.c.battle_id == battle["id"])
+            sign = (battle["id"], battle["state"], battle["phase"], battle["step"],
+                    connection.execute(query).scalar(), connection.execute(trials).scalar())  # fmt: skip
+        if sign != self._sign[0] or battle["state"] == "paused":
+            self._sign = (sign, time.monotonic())
+        elif time.monotonic() - self._sign[1] > self.stall_s:
+            self._lose(battle, f"no sign of life for {self.stall_s:.0f} s (state {battle['state']})")
+
+    def _lose(self, battle: dict[str, Any], reason: str) -> None:
+        if self.child is not None:
+            # Ended first: a child that still runs must not write into a run that another goes on with.
+            children.end(self.child, 2.0)
+            self.child = None
+        with db.write(self.engine) as connection:
+            close_lost(connection, battle["id"], reason)
+
+    def _after_settle(self, future: Future, battle_id: str) -> None:
+        done: Settled = future.result()
+        if done.outcome == "failed":
+            self.failures += 1
+            self._not_before = time.monotonic() + BACKOFF_S[min(self.failures, len(BACKOFF_S)) - 1]
+            if self.failures >= MAX_FAILURES:
+                self._give_up(done.failed or "no reason was recorded")
+            return
+        self.failures = 0
+        if self.campaign is None:
+            return
+        with db.read(self.engine) as connection:
+            mix = self._last_mix(connection) or done.trained
+            for skill_id, _ in done.promoted[-1:]:
+                state = plan.skill_state(connection, self.campaign["id"], get_skill(skill_id))
+                level = follow_up(state, mix)
+                self._follow = (skill_id, level) if level else None
+            champion = campaigns.value(connection, f"champion:{self.campaign['id']}")
+        checkpoints.prune_resume(self.home, self.engine, self.campaign["id"], [champion] if champion else [])
+
+    def _last_mix(self, connection: sa.Connection) -> tuple[int, ...]:
+        """Levels that the campaign's last finished quest trained; a trial-only battle has none of its own."""
+        table = db.quests
+        query = sa.select(table.c.mix).where(table.c.campaign_id == self.campaign["id"], table.c.state == "done")
+        mix = connection.execute(query.order_by(table.c.finished_at.desc()).limit(1)).scalar()
+        return tuple(int(level) for level in mix or ())
+
+    def _give_up(self, reason: str) -> None:
+        self.failures = 0
+        with db.write(self.engine) as connection:
+            commands.set_mode(connection, "rest", f"{MAX_FAILURES} battles failed in a row")
+            events.emit(connection, "alert", f"Training stopped after {MAX_FAILURES} failed battles", "trouble",
+                        alert_id=f"battles:{db.new_id()}", code="battles_failed", what="training", why=reason,
+                        fix="Read logs/battle.log and mend the cause (`python3 -m training doctor`), then resume.",
+                        action={"kind": "battle.resume", "payload": {}})  # fmt: skip
+
+    # --- the next one -------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        if time.monotonic() < self._not_before:
+            return
+        self._hero()
+        if self.profile is None or self.campaign is None:
+            self._not_before = time.monotonic() + 2.0
+            return
+        with db.read(self.engine) as connection:
+            resting = commands.mode(connection) == "rest"
+            trial, idle = (commands.wishes(connection, wants)[:1] for wants in ("trial", "idle"))
+            quest = board.head(connection, ("file",)) or board.head(connection)
+        if idle:
+            self._make_idle(idle[0])
+        elif trial:
+            self._hold_trial(trial[0])
+        elif resting:
+            self._rest()
+        elif self._follow is not None:
+            skill, level = self._follow
+            self._follow = None
+            with db.read(self.engine) as connection:
+                plans = [plan.single_trial(connection, self.campaign, skill, level, "promotion")]
+            self._battle(None, plans)
+        elif quest is not None:
+            with db.read(self.engine) as connection:
+                trials = plan.quest_trials(connection, self.campaign, quest)
+            self._battle(quest, trials)
+        elif self.home.settings.idle_generation:
+            self._ready_child()  # it loads its libraries while the quest is being made
+            self._make_idle(None)
+
+    def _rest(self) -> None:
+        """Nothing to do: a child that holds a model is let go, so that resting frees its memory."""
+        if self.child is not None:
+            children.end(self.child)
+            self.child = None
+
+    def _make_idle(self, command: dict[str, Any] | None) -> None:
+        wish = command["result"] if command else {}
+        profile, campaign = self.profile, self.campaign
+        with db.read(self.engine) as connection:
+            found = plan.idle_spec(connection, campaign["id"], profile, wish.get("skill"))
+        if found is None:
+            self._alert("no_skill", "choosing a skill to practise",
+                        f"hero {profile.id} has no skill_priorities for a shipped skill",
+                        f"Add `skill_priorities: {{bin: 1.0}}` to {self.home.heroes / (profile.id + '.yaml')}, or drop "
+                        "a file into the inbox.")  # fmt: skip
+            self._not_before = time.monotonic() + 1.0
+            return
+        spec, serial = found
+        if wish.get("level"):
+            spec = plan.one_level(spec, wish["level"])
+        self._start_job("idle", plan.make_idle, self.home, self.engine, campaign, profile, spec, serial,
+                        context=command)  # fmt: skip
+
+    def _after_idle(self, future: Future, command: dict[str, Any] | None) -> None:
+        error = future.exception()
+        if error is not None:
+            self._alert("idle_generation", "making an idle quest", str(error) or repr(error),
+                        "Mend the skill that is named, or switch idle generation off in settings.yaml.")  # fmt: skip
+            self._not_before = time.monotonic() + 30.0
+        if command is not None:
+            state, result = ("failed", {"reason": str(error)}) if error else ("done", {"quest_id": future.result()})
+            with db.write(self.engine) as connection:
+                commands.finish(connection, command, state, result)
+
+    def _hold_trial(self, command: dict[str, Any]) -> None:
+        """A person's trial. It promotes nothing: only the loop's own trials keep the waiting time."""
+        note = command["result"]
+        try:
+            with db.read(self.engine) as connection:
+                plans = [plan.single_trial(connection, self.campaign, note["skill"], note["level"], "manual")]
+        except SkillError as error:
+            with db.write(self.engine) as connection:
+                commands.finish(connection, command, "failed", {"reason": str(error)})
+            return
+        battle_id = self._battle(None, plans)
+        with db.write(self.engine) as connection:
+            commands.finish(connection, command, "done", {"battle_id": battle_id, "trial": plans[0]})
+
+    def _ready_child(self, config: dict[str, Any] | None = None) -> children.Child:
+        """A child that fits the configuration, started or replaced when needed."""
+        if config is None:
+            with db.read(self.engine) as connection:
+                config = plan.battle_config(connection, self.campaign, self.profile, None, [])
+        key = plan.child_key(config)
+        if self.child is not None and not self.child.fits(key):
+            children.end(self.child)
+            self.child = None
+        if self.child is None:
+            self.child = children.start(self.home, key, self.child_command)
+        return self.child
+
+    def _battle(self, quest: dict[str, Any] | None, trials: list[dict[str, Any]]) -> str:
+        with db.read(self.engine) as connection:
+            config = plan.battle_config(connection, self.campaign, self.profile, quest, trials)
+            held = bool(campaigns.value(connection, commands.PAUSED, False))
+        child = self._ready_child(config)
+        with db.write(self.engine) as connection:
+            battle_id = plan.start_battle(connection, child.worker, config, quest, "pause" if held else "run")
+        child.served += 1
+        self._sign = (None, time.monotonic())
+        return battle_id
+
+    def _alert(self, code: str, what: str, why: str, fix: str) -> None:
+        """Say once (per start and reason) what blocks the loop and how to mend it."""
+        if f"{code}:{why}" in self._told:
+            return
+        self._told.add(f"{code}:{why}")
+        with db.write(self.engine) as connection:
+            events.emit(connection, "alert", f"{what}: {why}", "trouble", alert_id=f"{code}:{db.new_id()}", code=code,
+                        what=what, why=why, fix=fix)  # fmt: skip
+
+
+def hold_lock(home: RealmHome) -> FileLock:
+    """The lock that makes a hero loop the only one of its home.
+
+    Raises:
+        AlreadyRunning: another one holds it.
+    """
+    home.run.mkdir(parents=True, exist_ok=True)
+    lock, pid_file = FileLock(home.run / "arena.lock"), home.run / "arena.pid"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        pid = pid_file.read_text(encoding="utf-8").strip() if pid_file.exists() else "unknown"
+        raise AlreadyRunning(f"a hero loop already runs for {home.root} (pid {pid}); use that one, or end it with "
+                             "`python3 -m training stop-all`") from error  # fmt: skip
+    pid_file.write_text(str(os.getpid()), encoding="utf-8")
+    return lock
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the hero loop until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m realm.arena.hero_loop", description=__doc__.split("\n")[0])
+    parser.add_argument("--home", help="realm home; default: $REALM_HOME or the usual one")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    home = RealmHome(options.home).create()
+    try:
+        lock = hold_lock(home)
+    except AlreadyRunning as error:
+        sys.exit(str(error))
+    try:
+        services.leave_note(home, "arena")
+        loop = HeroLoop(home)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.stop.set())
+        loop.run()
+    finally:
+        lock.release()
+
+
+if __name__ == "__main__":
+    main()

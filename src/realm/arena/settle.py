@@ -1,0 +1,324 @@
+"""After a battle: what its trials and checkpoints mean for levels, blessing, champion and quest (arena only).
+
+The child's word is not taken for it: verdicts are judged again from the counts, counts are compared with the answers
+that were stored, the checkpoint's hashes and the quest's data are verified. Everything of one battle is one
+transaction, marked by `battles.settled_at`; a crash before it leaves the battle to be settled at the next start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from afs.jsonl import file_sha256
+from realm import db, events
+from realm.guild import campaigns, progress
+from realm.guild.levels import (
+    CLOSED_MAX_TABLE,
+    LOOKS,
+    judge_closed,
+    judge_open,
+    judge_retention,
+    may_promote,
+)
+from realm.guild.skills import get_skill
+from realm.quests import board
+from realm.settings import RealmHome
+from realm.temple.blessing import Blessing, CeremonyCheck, LevelEvidence, ProbeEvidence, bless
+from realm.vault import champion as champions
+from realm.vault import checkpoints
+
+EVIDENCE_KINDS = ("promotion", "retention", "scout", "probe")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of a battle. `promoted`: [(skill, level)]; `trained`: levels in the quest's mix; `failed`: reason."""
+
+    battle_id: str
+    outcome: str
+    quest_state: str | None
+    promoted: tuple[tuple[str, int], ...] = ()
+    trained: tuple[int, ...] = ()
+    failed: str | None = None
+
+
+def close_lost(connection: sa.Connection, battle_id: str, reason: str) -> None:
+    """Close the row of a battle whose child is gone (the arena's one right on the child's columns)."""
+    table = db.battles
+    changed = connection.execute(
+        sa.update(table).where(table.c.id == battle_id, table.c.state.not_in(("done", "failed")))
+        .values(state="failed", outcome="failed", error=reason, ended_at=db.now())).rowcount  # fmt: skip
+    if changed:
+        row = connection.execute(sa.select(table).where(table.c.id == battle_id)).mappings().one()
+        events.emit(connection, "battle", f"Battle lost: {reason}", "trouble", battle_id=battle_id, run=row["run_id"],
+                    quest_id=row["quest_id"], state="failed", reason=reason, outcome="failed")  # fmt: skip
+
+
+def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool = True) -> Settled:
+    """Settle one battle that is done or failed; a second call changes nothing.
+
+    Args:
+        count_attempt: whether a failure is the quest's (its child died) or not (the arena itself was stopped).
+    """
+    with db.read(made) as connection:
+        battle = _battle(connection, battle_id)
+        quest = board.get(connection, battle["quest_id"]) if battle["quest_id"] else None
+        checkpoint = _checkpoint(connection, battle)
+    trained = tuple(int(n) for n in (quest["mix"] or {})) if quest else ()
+    if battle["settled_at"] is not None:
+        return Settled(battle_id, battle["outcome"], quest["state"] if quest else None, (), trained)
+    outcome, fault = _outcome(battle, checkpoint)
+    # Hashing is slow for large heroes: it is done before the transaction.
+    checks = _ceremony(home, battle, quest, checkpoint) if quest and outcome == "trained" else []
+    with db.write(made) as connection:
+        if _battle(connection, battle_id)["settled_at"] is not None:
+            return Settled(battle_id, outcome, quest["state"] if quest else None, (), trained)
+        trials = _own_trials(connection, battle_id)
+        sound = [t for t in trials if _sound(connection, t)]
+        _tell_regressions(connection, sound)
+        promoted = _promote(connection, battle, sound)
+        state = None
+        if quest is not None:
+            if outcome == "trained":
+                state = _finish(connection, battle, quest, sound, checks)
+            else:
+                state = _hand_back(connection, quest, outcome, fault, count_attempt)
+        _crown(connection, battle["campaign_id"])
+        connection.execute(sa.update(db.battles).where(db.battles.c.id == battle_id).values(settled_at=db.now()))
+    if quest is not None:
+        tidy_file(home, made, quest["id"])
+    return Settled(battle_id, outcome, state, tuple(promoted), trained, fault)
+
+
+def _battle(connection: sa.Connection, battle_id: str) -> dict[str, Any]:
+    return dict(connection.execute(sa.select(db.battles).where(db.battles.c.id == battle_id)).mappings().one())
+
+
+def _checkpoint(connection: sa.Connection, battle: Mapping[str, Any]) -> dict[str, Any] | None:
+    query = sa.select(db.checkpoints).where(db.checkpoints.c.id == battle["checkpoint_id"])
+    row = connection.execute(query).mappings().one_or_none()
+    return dict(row) if row else None
+
+
+def _outcome(battle: Mapping[str, Any], checkpoint: Mapping[str, Any] | None) -> tuple[str, str | None]:
+    """(outcome, fault): the child's outcome unless the tables say otherwise."""
+    if battle["state"] == "failed" or battle["outcome"] not in ("trained", "stopped", "skipped"):
+        return "failed", battle["error"] or f"the battle ended as {battle['outcome']!r} without an error text"
+    if battle["quest_id"] and battle["outcome"] == "trained":
+        if checkpoint is None:
+            return "failed", "the battle says it is trained but recorded no checkpoint"
+        wanted, reached = battle["config"]["quest_start_step"] + battle["config"]["steps"], checkpoint["step"]
+        if reached < wanted:
+            return "failed", f"the battle says it is trained but its checkpoint is at step {reached} of {wanted}"
+    return battle["outcome"], None
+
+
+def _own_trials(connection: sa.Connection, battle_id: str) -> list[dict[str, Any]]:
+    query = sa.select(db.trials).where(db.trials.c.battle_id == battle_id)
+    return [dict(r) for r in connection.execute(query.order_by(db.trials.c.started_at, db.trials.c.id)).mappings()]
+
+
+def _sound(connection: sa.Connection, trial: Mapping[str, Any]) -> bool:
+    """Whether a trial's counts agree with its stored answers; a lie is an incident and counts for nothing."""
+    if trial["skill"] is None:
+        return True
+    items = db.trial_items
+    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.cast(items.c.correct, sa.Integer)), 0))
+    n, correct = connection.execute(query.where(items.c.trial_id == trial["id"])).one()
+    if (n, correct) == (trial["n"], trial["correct"]) and n > 0:
+        return True
+    what = (f"trial {trial['id']} of {trial['skill']} L{trial['level']} says {trial['correct']} of {trial['n']}, its "
+            f"answers say {correct} of {n}; it counts for nothing")  # fmt: skip
+    events.emit(connection, "incident", what, "trouble", code="trial_counts", what=what,
+                evidence={"trial_id": trial["id"], "told": [trial["correct"], trial["n"]], "stored": [correct, n]})
+    return False
+
+
+def _judge(trial: Mapping[str, Any]) -> str:
+    """The verdict of the level rule on this trial's counts."""
+    correct, n = trial["correct"], trial["n"]
+    if trial["kind"] == "retention":
+        return judge_retention(correct, n, trial["threshold"] or 0.8)
+    skill = get_skill(trial["skill"])
+    if skill.closed(trial["level"]):
+        whole = min(CLOSED_MAX_TABLE, skill.levels()[trial["level"] - 1].distinct or CLOSED_MAX_TABLE)
+        return judge_closed(correct, n) if n >= whole else "undecided"
+    return judge_open(correct, n, skill.threshold) if n <= LOOKS[-1] else "undecided"
+
+
+def _tell_regressions(connection: sa.Connection, trials: list[dict[str, Any]]) -> None:
+    for trial in trials:
+        if trial["kind"] == "retention" and (verdict := _judge(trial)) in ("regression", "lost"):
+            accuracy = trial["correct"] / trial["n"]
+            text = f"{trial['skill']} L{trial['level']} {verdict}: {trial['correct']} of {trial['n']} right"
+            events.emit(connection, "regression", text, "trouble", skill=trial["skill"], level=trial["level"],
+                        trial_id=trial["id"], accuracy=accuracy, verdict=verdict)  # fmt: skip
+
+
+def _promote(
+    connection: sa.Connection, battle: Mapping[str, Any], trials: list[dict[str, Any]]
+) -> list[tuple[str, int]]:
+    """Levels that this battle's promotion trials earned, by the one level rule."""
+    campaign_id, promoted = battle["campaign_id"], []
+    for trial in trials:
+        if trial["kind"] != "promotion" or trial["suspicious"] or _judge(trial) != "pass":
+            continue
+        skill, level = trial["skill"], trial["level"]
+        if level != progress.mastered_levels(connection, campaign_id).get(skill, 0) + 1:
+            continue
+        # The wait after a fail was kept when the trial was planned; a trial of this battle follows its training.
+        decision = may_promote(progress.retention_checks(connection, campaign_id))
+        if not decision.allowed:
+            text = f"{skill} L{level} passed its trial but is not promoted: {decision.reason}"
+            events.emit(connection, "curriculum", text, "trouble", action="promotion_held", reason=decision.reason,
+                        skill=skill, level=level)  # fmt: skip
+            continue
+        closed = get_skill(skill).closed(level)
+        connection.execute(sa.insert(db.levels).values(
+            campaign_id=campaign_id, skill=skill, level=level, closed=closed, mastered_at=db.now(),
+            step=trial["step"], trial_id=trial["id"]))  # fmt: skip
+        how = f"closed: recall of a table of {trial['n']}" if closed else f"{trial['correct']} of {trial['n']} held out"
+        events.emit(connection, "level", f"{skill} L{level} mastered ({how})", "deed", kind="skill",
+                    **{"from": level - 1, "to": level}, skill=skill, closed=closed, trial_id=trial["id"])  # fmt: skip
+        promoted.append((skill, level))
+    return promoted
+
+
+def _hand_back(
+    connection: sa.Connection, quest: Mapping[str, Any], outcome: str, fault: str | None, count_attempt: bool
+) -> str:
+    if outcome == "skipped":
+        board.set_state(connection, quest["id"], "skipped", "skipped by the player", finished_at=db.now())
+        return "skipped"
+    if outcome == "stopped":
+        return board.back_to_head(connection, quest["id"], "stopped; it goes on from its checkpoint")
+    state = board.back_to_head(connection, quest["id"], fault or "battle failed", attempt_lost=count_attempt)
+    if state == "failed":
+        events.emit(connection, "alert", f"Quest {quest['name']} failed {board.MAX_ATTEMPTS} times", "trouble",
+                    alert_id=f"quest:{quest['id']}", code="quest_failed", what=f"training quest {quest['name']}",
+                    why=fault, fix="Read logs/battle.log, mend the cause, then retry the quest.",
+                    action={"kind": "quest.retry", "payload": {"quest_id": quest["id"]}})  # fmt: skip
+    return state
+
+
+def _finish(
+    connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any], trials: list[dict[str, Any]],
+    checks: list[CeremonyCheck],
+) -> str:  # fmt: skip
+    board.set_state(connection, quest["id"], "done", finished_at=db.now(), error=None)
+    blessing = _bless(connection, battle, quest, trials, checks)
+    connection.execute(sa.insert(db.blessings).values(
+        id=db.new_id(), campaign_id=battle["campaign_id"], quest_id=quest["id"], battle_id=battle["id"], t=db.now(),
+        ceremony=blessing.ceremony, evidence=blessing.evidence, quality=blessing.quality, effort=blessing.effort,
+        xp=blessing.xp, verdict=blessing.verdict, parts=blessing.parts))  # fmt: skip
+    text = f"Quest {quest['name']} {blessing.verdict}: quality {blessing.quality:.2f}, experience {blessing.xp:+.1f}"
+    level = "trouble" if blessing.verdict == "cursed" else "deed"
+    events.emit(connection, "blessing", text, level, battle_id=battle["id"], quest_id=quest["id"],
+                effort=blessing.effort, quality=blessing.quality, xp=blessing.xp, verdict=blessing.verdict,
+                parts=blessing.parts)  # fmt: skip
+    return "done"
+
+
+def quest_effort(connection: sa.Connection, quest_id: str) -> float:
+    """Sum of strain over all steps of a quest, whichever battles trained them."""
+    battles = sa.select(db.battles.c.id).where(db.battles.c.quest_id == quest_id)
+    query = sa.select(sa.func.coalesce(sa.func.sum(db.metrics.c.effort), 0.0))
+    return float(connection.execute(query.where(db.metrics.c.battle_id.in_(battles))).scalar_one())
+
+
+def _bless(
+    connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any], trials: list[dict[str, Any]],
+    checks: list[CeremonyCheck],
+) -> Blessing:  # fmt: skip
+    mix = {int(level) for level in quest["mix"]} if quest["mix"] else None
+    evidence = {}
+    for trial in trials:
+        wanted = trial["skill"] == quest["skill"] and trial["kind"] in EVIDENCE_KINDS and trial["skill"] is not None
+        if wanted and (mix is None or trial["level"] in mix):
+            before = _accuracy_before(connection, battle["campaign_id"], trial, quest["started_at"])
+            threshold = get_skill(trial["skill"]).threshold
+            evidence[trial["level"]] = LevelEvidence(
+                trial["skill"], trial["level"], trial["correct"] / trial["n"], threshold, before)  # fmt: skip
+    probe = None
+    if not evidence and battle["loss_before"] is not None and battle["loss_after"] is not None:
+        rows = int((battle["config"].get("probe") or {}).get("rows", 0))
+        probe = ProbeEvidence(_first_loss(connection, quest["id"], battle), battle["loss_after"], rows)
+    kept = [_judge(t) for t in trials if t["kind"] == "retention"]
+    told = next((t for t in trials if t["skill"] is not None or t["kind"] == "file"), None)
+    status = "ok" if told else "fail" if quest["skill"] else "skip"
+    told_check = CeremonyCheck("trial", status, False, "a held-out trial was recorded" if told else "no trial recorded")
+    effort = quest_effort(connection, quest["id"])
+    return bless(effort, [*checks, told_check], list(evidence.values()), probe, kept)
+
+
+def _first_loss(connection: sa.Connection, quest_id: str, battle: Mapping[str, Any]) -> float:
+    """Probe loss before the quest's first battle: a resumed quest must not lose the gain of its first part."""
+    query = sa.select(db.battles.c.loss_before).where(
+        db.battles.c.quest_id == quest_id, db.battles.c.loss_before.is_not(None))  # fmt: skip
+    first = connection.execute(query.order_by(db.battles.c.started_at).limit(1)).scalar()
+    return battle["loss_before"] if first is None else first
+
+
+def _accuracy_before(
+    connection: sa.Connection, campaign_id: str, trial: Mapping[str, Any], started_at: float | None
+) -> float | None:
+    table = db.trials
+    query = sa.select(table.c.correct, table.c.n).where(
+        table.c.campaign_id == campaign_id, table.c.skill == trial["skill"], table.c.level == trial["level"],
+        table.c.started_at < (started_at or trial["started_at"]), table.c.n > 0)  # fmt: skip
+    row = connection.execute(query.order_by(table.c.started_at.desc()).limit(1)).first()
+    return row.correct / row.n if row else None
+
+
+def _ceremony(
+    home: RealmHome, battle: Mapping[str, Any], quest: Mapping[str, Any], checkpoint: Mapping[str, Any] | None
+) -> list[CeremonyCheck]:
+    """The checks of the minimal ceremony that need files (realm-rules §10, contracts B8)."""
+    found = []
+    path, data = board.locate(home, quest), battle["config"]["data"] or {}
+    if path is None:
+        found.append(CeremonyCheck("data", "fail", True, "the quest's file is not there"))
+    else:
+        same = file_sha256(path) == data.get("sha256")
+        details = "sha256 as checked by the Cleric" if same else f"{path.name} changed after the Cleric checked it"
+        found.append(CeremonyCheck("data", "ok" if same else "fail", True, details))
+    verdict = (quest["report"] or {}).get("verdict")
+    status = {"accepted": "ok", "accepted-with-warnings": "warn"}.get(verdict, "fail")
+    found.append(CeremonyCheck("cleric", status, False, f"the Cleric's verdict: {verdict}"))
+    if checkpoint is None:
+        found.append(CeremonyCheck("checkpoint", "fail", True, "no checkpoint was recorded"))
+    else:
+        faults = checkpoints.verify(home.root / checkpoint["path"], checkpoint["manifest_sha256"])
+        details = faults[0] if faults else "every hash of the manifest verified"
+        found.append(CeremonyCheck("checkpoint", "fail" if faults else "ok", True, details))
+    return found
+
+
+def _crown(connection: sa.Connection, campaign_id: str) -> None:
+    """Tell when the champion changes; who it is follows from the tables, the value kept here is only the last told."""
+    found = champions.champion(connection, campaign_id)
+    key = f"champion:{campaign_id}"
+    if found is None or campaigns.value(connection, key) == found.checkpoint_id:
+        return
+    campaigns.set_value(connection, key, found.checkpoint_id)
+    text = f"Champion: step {found.step:,}, total level {found.total_level}, accuracy {found.accuracy:.2f}"
+    events.emit(connection, "champion", text, "deed", checkpoint_id=found.checkpoint_id, step=found.step,
+                total_level=found.total_level, accuracy=found.accuracy)  # fmt: skip
+
+
+def tidy_file(home: RealmHome, made: sa.Engine, quest_id: str) -> None:
+    """Put a quest's file where its state says; the file of a finished idle quest goes, its order makes it again."""
+    with db.write(made) as connection:
+        quest = board.get(connection, quest_id)
+        path = board.locate(home, quest)
+        if quest["kind"] in ("idle", "rehearsal") and quest["state"] == "done":
+            connection.execute(sa.update(db.quests).where(db.quests.c.id == quest_id).values(path=None))
+        else:
+            board.settle_file(connection, home, quest_id)
+            path = None
+    if path is not None:
+        path.unlink(missing_ok=True)

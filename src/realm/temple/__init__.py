@@ -1,0 +1,1 @@
+"""The Temple: the data gate (`cleric`) and the blessing of quests (`blessing`)."""
