@@ -13,7 +13,8 @@ CHATML = (
 # The same with the spans that transformers' `return_assistant_tokens_mask` marks: answer and stop token.
 CHATML_MARKED = (
     "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\n' }}"
-    "{%- if message['role'] == 'assistant' %}{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{%- if message['role'] == 'assistant' %}"
+    "{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
     "{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}{{- '\n' }}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
@@ -24,11 +25,16 @@ TEXT = ["Compute: add(①⓪①, ①①) = ①⓪⓪⓪\nsubtract multiply carry
 @lru_cache(maxsize=32)
 def tokenizer(special=("<|pad|>", "<|im_start|>", "<|im_end|>"), template=CHATML, eos="<|im_end|>", added=()):
     """A byte-level BPE tokenizer of 400 entries in Hugging Face form with the given control tokens and template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # Qwen's and Llama 3's way to split: newlines stay together, whatever follows them.
+    pieces = pre_tokenizers.Split(
+        Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "isolated"
+    )
+    made.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False,
+                                                                                   use_regex=False)])  # fmt: skip
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(special), initial_alphabet=alphabet,
