@@ -208,3 +208,55 @@ def weights_hash(home, engine, checkpoint_id) -> str:
         path = connection.execute(sa.select(db.checkpoints.c.path).where(db.checkpoints.c.id == checkpoint_id)).scalar()
     manifest = json.loads((home.root / path / "manifest.json").read_text())
     return manifest["files"]["model.safetensors"]["sha256"]
+
+
+def in_fork(home, battle_id) -> int:
+    """Serve one battle in a forked process with connections of its own; returns its pid. It has nothing to import."""
+    import os
+
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        from realm import db
+
+        serve_here(home, db.connect(home), battle_id)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+class RealChild:
+    """`python -m realm.arena.battle` as the arena starts it; ended by its pid when the block is left."""
+
+    def __init__(self, home, worker="W") -> None:
+        import os
+        import subprocess
+        import sys
+
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1",
+               "OMP_WAIT_POLICY": "passive"}  # fmt: skip
+        command = [sys.executable, "-m", "realm.arena.battle", "--home", str(home.root), "--worker", worker]
+        self.process = subprocess.Popen(command, env=env)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def until(engine, battle_id, holds, seconds: float = 60.0):
+    """Poll a battle's row until `holds(row)`; returns the row, fails with the row after `seconds`."""
+    import time
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        row = battle_row(engine, battle_id)
+        if holds(row):
+            return row
+        time.sleep(0.01)
+    raise AssertionError(f"battle did not get there in {seconds} s: {dict(row)}")

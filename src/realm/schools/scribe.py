@@ -191,14 +191,14 @@ class _Rows(Dataset):
 class _Stream(Sampler):
     """The rest of the quest as one finite sequence, so that the Trainer sees a single epoch."""
 
-    def __init__(self, indices: list[int]) -> None:
-        self.indices = indices
+    def __init__(self, segment: Segment, rows: int, count: int) -> None:
+        self.segment, self.rows, self.count = segment, rows, count
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+        return stream(self.segment.campaign_id, self.segment.quest_id, self.rows, self.segment.cursor, self.count)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return self.count
 
 
 def _collate(rows: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -229,16 +229,18 @@ def blocks(lengths: Sequence[int], overhead: int = BLOCK_OVERHEAD) -> list[list[
 class _ScribeTrainer(Trainer):
     """Trainer with the Scribe's data order and loss; everything else is the library's."""
 
-    indices: list[int]
+    sampler: Sampler
     plain: bool
+    tokens = trained = 0  # of the present optimizer step
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        return _Stream(self.indices)
+        return self.sampler
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         ids, labels, lengths = inputs["input_ids"], inputs["labels"], inputs["lengths"].tolist()
+        self.tokens, self.trained = self.tokens + sum(lengths), num_items_in_batch
         if model is self.model:
             parts = [(block, max(lengths[i] for i in block)) for block in blocks(lengths)]
             losses = [summed_loss(model, ids[b, :n], labels[b, :n], self.plain) for b, n in parts]
@@ -257,8 +259,7 @@ class _StepHooks(TrainerCallback):
 
     def __init__(self, segment: Segment, rows_per_step: int, on_step: Callable[[StepFacts], bool]) -> None:
         self.segment, self.rows_per_step, self.on_step = segment, rows_per_step, on_step
-        self.lengths: list[tuple[int, int]] = []
-        self.done = 0
+        self.trainer: _ScribeTrainer | None = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         torch.manual_seed(step_seed(self.segment.seed, self.segment.campaign_id, self._step(state) + 1))
@@ -271,12 +272,12 @@ class _StepHooks(TrainerCallback):
             # A norm that is not finite has already spoilt the weights, although this step's loss is still a number.
             what = "Loss" if not math.isfinite(loss) else "Gradient"
             raise TrainingError("nan", f"{what} became NaN at step {step:,}; lower the learning rate, then resume")
-        tokens, trained = self.lengths[self.done]
-        self.done += 1
+        trainer = self.trainer
         facts = StepFacts(
-            step, loss, norm, logs["learning_rate"], tokens, trained,
-            self.segment.cursor + self.done * self.rows_per_step,
+            step, loss, norm, logs["learning_rate"], trainer.tokens, int(trainer.trained),
+            self.segment.cursor + state.global_step * self.rows_per_step,
         )  # fmt: skip
+        trainer.tokens = 0
         if not self.on_step(facts):
             control.should_training_stop = True
         return control
@@ -359,11 +360,7 @@ def train(
         raise TrainingError("unsupported", "the quest has no rows that can be trained on; see the Cleric's report")
     profile, model = hero.profile, hero.model
     per_step = profile.rows_per_step
-    indices = list(stream(segment.campaign_id, segment.quest_id, len(rows), segment.cursor, segment.steps * per_step))
     hooks = _StepHooks(segment, per_step, on_step)
-    for at in range(0, len(indices), per_step):
-        step_rows = [rows[i] for i in indices[at : at + per_step]]
-        hooks.lengths.append((sum(len(r.ids) for r in step_rows), sum(r.trained for r in step_rows)))
     if kept.optimizer is None and profile.optimizer.type == "muon":
         kept.optimizer = _muon_adamw(profile, model)
     trainer = _ScribeTrainer(
@@ -371,7 +368,8 @@ def train(
         data_collator=_collate, callbacks=[hooks], optimizers=(kept.optimizer, None),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    trainer.indices, trainer.plain = indices, plain_head(model)
+    hooks.trainer = trainer
+    trainer.sampler, trainer.plain = _Stream(segment, len(rows), segment.steps * per_step), plain_head(model)
     # The loss above is already the share of the whole optimizer step, whatever the model's forward accepts.
     trainer.model_accepts_loss_kwargs = trainer.loss_is_scaled_for_ga = True
     if kept.optimizer is None:
