@@ -1,0 +1,273 @@
+"""`/api/*`: the realm's state, its event stream, and orders to it. Mounted on the state port and on the Tavern's.
+
+    curl http://localhost:8866/api/state
+    curl -N http://localhost:8866/api/stream
+    curl -X POST http://localhost:8866/api/battle/pause
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, FastAPI, Header, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+
+from realm import db, events
+from realm.guild.skills import SkillError, get_skill
+from realm.settings import RealmHome
+from realm.state import orders, queries, uploads
+from realm.state.guard import Guard
+from realm.state.reader import champion_id, snapshot
+from realm.state.snapshot import RealmSnapshot
+from realm.state.stream import EventStream, Hub, hub_of
+
+Key = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Mode(_Body):
+    mode: Literal["train", "rest"]
+
+
+class Move(_Body):
+    lane: Literal["high", "normal", "low"]
+
+
+class Hold(_Body):
+    hold: bool = True
+
+
+class Trial(_Body):
+    level: int | None = None
+
+
+class Accepted(BaseModel):
+    """An order was noted; its result comes as a `command` event with this id."""
+
+    command_id: str
+
+
+def make_router(home: RealmHome, hub: Hub) -> APIRouter:
+    """All routes under `/api`."""
+    router = APIRouter(prefix="/api")
+    _reads(router, home, hub)
+    _battle_reads(router, hub)
+    _orders(router, hub)
+    _quest_orders(router, hub)
+    _inbox(router, home)
+    return router
+
+
+def _reads(router: APIRouter, home: RealmHome, hub: Hub) -> None:
+    @router.get("/state")
+    def state() -> RealmSnapshot:
+        with db.read(hub.engine) as connection:
+            return snapshot(connection, home)
+
+    @router.get("/stream")
+    async def stream(
+        last_event_id: Annotated[str | None, Header()] = None,
+        after: Annotated[int | None, Query(alias="last_event_id", ge=0)] = None,
+    ):
+        """Server-sent events. `Last-Event-ID` (or `?last_event_id=`) replays what came after it."""
+        known = after
+        if last_event_id:
+            if not last_event_id.isdigit():
+                raise HTTPException(422, f"Last-Event-ID {last_event_id[:40]!r} is no event id; send a whole number")
+            known = int(last_event_id)
+        return EventStream(hub, known)
+
+    @router.get("/quests")
+    def quests() -> dict[str, Any]:
+        with db.read(hub.engine) as connection:
+            return {**queries.quests(connection, home), "limits": uploads.limits(home)}
+
+    @router.get("/log")
+    def log(
+        after: Annotated[int | None, Query(ge=0)] = None, before: Annotated[int | None, Query(ge=1)] = None,
+        level: Literal["deed", "info", "trouble"] | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 60,
+    ) -> dict[str, Any]:  # fmt: skip
+        with db.read(hub.engine) as connection:
+            found = queries.log(connection, after, before, (level,) if level else (), limit)
+            newest = events.last_id(connection)
+        rows = [{"id": e.id, "t": e.t, "kind": e.kind, "level": e.level, "text": e.text, "payload": e.payload}
+                for e in found]  # fmt: skip
+        return {"last_id": newest, "events": rows}
+
+    @router.get("/trials")
+    def trials(skill: str | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> list[dict[str, Any]]:
+        with db.read(hub.engine) as connection:
+            return queries.trials(connection, snapshot(connection, home).campaign.id, skill, limit)
+
+    @router.get("/skills")
+    def skills() -> list[dict[str, Any]]:
+        with db.read(hub.engine) as connection:
+            return queries.skills(connection, snapshot(connection, home).campaign.id)
+
+    @router.get("/checkpoints")
+    def checkpoints() -> dict[str, Any]:
+        with db.read(hub.engine) as connection:
+            campaign = snapshot(connection, home).campaign.id
+            return {"champion": champion_id(connection, campaign), "checkpoints": queries.checkpoints(connection)}
+
+    @router.get("/commands/{command_id}")
+    def command(command_id: str) -> dict[str, Any]:
+        found = orders.outcome(hub.engine, command_id)
+        if found is None:
+            raise HTTPException(404, f"no order {command_id}; it was never given here")
+        return found
+
+
+def _battle_reads(router: APIRouter, hub: Hub) -> None:
+    @router.get("/battles/{battle_id}")
+    def battle(battle_id: str) -> dict[str, Any]:
+        with db.read(hub.engine) as connection:
+            return queries.battle_fact(_battle(connection, battle_id))
+
+    @router.get("/battles/{battle_id}/series")
+    def series(battle_id: str, points: Annotated[int, Query(ge=0, le=20000)] = 600) -> dict[str, Any]:
+        with db.read(hub.engine) as connection:
+            return queries.series(connection, _battle(connection, battle_id)["id"], points)
+
+    @router.get("/battles/{battle_id}/series.csv")
+    def series_csv(battle_id: str) -> StreamingResponse:
+        with db.read(hub.engine) as connection:
+            found = _battle(connection, battle_id)["id"]
+        headers = {"content-disposition": f'attachment; filename="battle-{found}.csv"'}
+        return StreamingResponse(_csv(hub, found), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _battle(connection, battle_id: str) -> dict[str, Any]:
+    found = queries.battle(connection, None if battle_id == "current" else battle_id)
+    if found is None:
+        raise HTTPException(404, f"no battle {battle_id}; /api/battles/current is the newest")
+    return found
+
+
+def _csv(hub: Hub, battle_id: str) -> Iterator[str]:
+    with db.read(hub.engine) as connection:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(queries.SERIES)
+        for number, row in enumerate(queries.all_steps(connection, battle_id)):
+            writer.writerow(row)
+            if number % 500 == 499:
+                yield text.getvalue()
+                text.seek(0)
+                text.truncate()
+        yield text.getvalue()
+
+
+def _give(hub: Hub, kind: str, payload: dict[str, Any], key: str | None) -> Accepted:
+    try:
+        return Accepted(command_id=orders.give(hub.engine, kind, payload, key))
+    except orders.OrderError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+def _orders(router: APIRouter, hub: Hub) -> None:
+    @router.post("/battle/{order}", status_code=202)
+    def battle_order(order: Literal["pause", "resume", "stop", "skip", "save"], key: Key = None) -> Accepted:
+        return _give(hub, f"battle.{order}", {}, key)
+
+    @router.post("/mode", status_code=202)
+    def mode(body: Mode, key: Key = None) -> Accepted:
+        return _give(hub, "mode", {"mode": body.mode}, key)
+
+    @router.post("/skills/{skill_id}/trial", status_code=202)
+    def trial(skill_id: str, body: Annotated[Trial | None, Body()] = None, key: Key = None) -> Accepted:
+        payload = _skill_level(skill_id, body)
+        return _give(hub, "trial.run", payload, key)
+
+    @router.post("/skills/{skill_id}/generate", status_code=202)
+    def generate(skill_id: str, body: Annotated[Trial | None, Body()] = None, key: Key = None) -> Accepted:
+        return _give(hub, "idle.generate", _skill_level(skill_id, body), key)
+
+
+def _skill_level(skill_id: str, body: Trial | None) -> dict[str, Any]:
+    try:
+        skill = get_skill(skill_id)
+    except SkillError as error:
+        raise HTTPException(404, str(error)) from error
+    if body is None or body.level is None:
+        return {"skill": skill_id}
+    if not 1 <= body.level <= skill.max_level:
+        raise HTTPException(422, f"level {body.level}: {skill_id} has levels 1 to {skill.max_level}; choose one")
+    return {"skill": skill_id, "level": body.level}
+
+
+def _quest_orders(router: APIRouter, hub: Hub) -> None:
+    @router.post("/quests/{quest_id}/retry", status_code=202)
+    def retry(quest_id: str, key: Key = None) -> Accepted:
+        return _give(hub, "quest.retry", _known(hub, quest_id), key)
+
+    @router.post("/quests/{quest_id}/move", status_code=202)
+    def move(quest_id: str, body: Move, key: Key = None) -> Accepted:
+        return _give(hub, "quest.move", {**_known(hub, quest_id), "lane": body.lane}, key)
+
+    @router.post("/quests/{quest_id}/hold", status_code=202)
+    def hold(quest_id: str, body: Annotated[Hold | None, Body()] = None, key: Key = None) -> Accepted:
+        kind = "quest.hold" if body is None or body.hold else "quest.unhold"
+        return _give(hub, kind, _known(hub, quest_id), key)
+
+    @router.delete("/quests/{quest_id}", status_code=202)
+    def delete(quest_id: str, key: Key = None) -> Accepted:
+        return _give(hub, "quest.delete", _known(hub, quest_id), key)
+
+
+def _known(hub: Hub, quest_id: str) -> dict[str, str]:
+    table = db.quests
+    with db.read(hub.engine) as connection:
+        if connection.execute(table.select().where(table.c.id == quest_id)).first() is None:
+            raise HTTPException(404, f"no quest {quest_id}; /api/quests names them")
+    return {"quest_id": quest_id}
+
+
+def _inbox(router: APIRouter, home: RealmHome) -> None:
+    @router.post("/inbox", status_code=201)
+    async def inbox(request: Request, lane: str = "normal"):
+        """Multipart upload, streamed into `inbox/<lane>/`. A browser without script is sent on to the board."""
+        found = await uploads.receive(home, request.headers, request.stream(), lane)
+        if "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("/quests", status_code=303)
+        return {"files": [vars(each) for each in found]}
+
+
+def _plain_errors(app: FastAPI) -> None:
+    """Errors under /api are `{"detail": one sentence}`."""
+
+    @app.exception_handler(uploads.UploadError)
+    async def upload(_: Request, error: uploads.UploadError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        said = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
+        return JSONResponse({"detail": said}, 422)
+
+
+def mount(app: FastAPI, home: RealmHome) -> Hub:
+    """Give an application the API, its error form and the guard; returns the hub all of the home's apps share."""
+    hub = hub_of(home)
+    app.include_router(make_router(home, hub))
+    _plain_errors(app)
+    app.add_middleware(Guard, settings=home.settings)
+    app.state.hub = hub
+    return hub
+
+
+def create_state_app(home: RealmHome) -> FastAPI:
+    """The application of the state port (8866)."""
+    app = FastAPI(title="RealmState", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    mount(app, home)
+    return app
+
+
