@@ -189,7 +189,10 @@ def next_quest(
     knobs = replace(knobs, rehearsal=share)
     mix: dict[int, float] = {}
     if not state.complete:
-        ahead = range(state.training + 1, min(state.training + knobs.lookahead, state.max_level) + 1)
+        # A closed level is a table to be known: levels ahead do not help to recall it, they only take rows from it.
+        closed = state.training in state.closed
+        furthest = state.training if closed else min(state.training + knobs.lookahead, state.max_level)
+        ahead = range(state.training + 1, furthest + 1)
         training = knobs.training_share if len(ahead) else 1.0
         mix = {state.training: training * (1 - share), **{n: (1 - training) * (1 - share) / len(ahead) for n in ahead}}
     if state.mastered:
