@@ -157,7 +157,8 @@ def trial_fact(row: Mapping[str, Any]) -> dict[str, Any]:
     low, high = wilson(correct, n) if n and row["skill"] else (None, None)
     wanted = CLOSED_THRESHOLD if row["closed"] else row["threshold"]
     return {
-        **{name: row[name] for name in names}, "accuracy": correct / n if n and row["skill"] else None, "lower": low, "upper": high,
+        **{name: row[name] for name in names},
+        "accuracy": correct / n if n and row["skill"] else None, "lower": low, "upper": high,
         "threshold": wanted if row["skill"] else row["threshold"],
         "needed": needed(n, row["threshold"] or 0.8, bool(row["closed"])) if n and row["skill"] else None,
     }  # fmt: skip
