@@ -54,10 +54,12 @@ def test_every_quest_is_within_its_bounds(state, knobs, hint, rehearsals):
     assert spec == next_quest(state, knobs, hint, rehearsals), "pure"
 
 
-def test_a_beginner_trains_level_one_and_looks_three_levels_ahead():
+def test_a_closed_level_is_practised_alone_and_an_open_one_with_three_levels_ahead():
     spec = next_quest(SkillState("bin", 30, 0, frozenset({1, 2})))
-    assert spec.level == 1 and set(spec.mix) == {1, 2, 3, 4} and spec.mix[1] == pytest.approx(0.5)
+    assert spec.level == 1 and spec.mix == {1: 1.0}
     assert spec.rehearsal_share == 0 and not spec.actions
+    spec = next_quest(SkillState("bin", 30, 0))
+    assert spec.level == 1 and set(spec.mix) == {1, 2, 3, 4} and spec.mix[1] == pytest.approx(0.5)
 
 
 def test_rehearsal_follows_the_worst_deficit():
