@@ -272,7 +272,7 @@ def test_one_thread_for_all_clients_and_none_without(home, play):
 
 
 def test_a_client_that_does_not_read_is_dropped(home, play, monkeypatch):
-    monkeypatch.setattr(stream, "QUEUE_FRAMES", 200)
+    monkeypatch.setattr(stream, "QUEUE_FRAMES", 120)
     monkeypatch.setattr(stream, "GRACE_S", 0.2)
     hub = hub_of(home)
     with served(create_state_app(home)) as base:
@@ -283,11 +283,12 @@ def test_a_client_that_does_not_read_is_dropped(home, play, monkeypatch):
         good = Reader(base)
         good.wait(lambda: hub.clients == 2)
         text = "x" * 60_000
-        for number in range(250):  # 15 MB: far more than sockets and queue hold
+        for number in range(300):  # 18 MB: far more than sockets and queue hold
             with db.write(play.engine) as connection:
                 events.emit(connection, "alert", text, alert_id=str(number), code="test")
+            time.sleep(0.005)  # a client that reads keeps up with this
         good.wait(lambda: hub.clients == 1, 20)
-        good.wait(lambda: len(good.of("alert")) == 250, 20)
+        good.wait(lambda: len(good.of("alert")) == 300, 20)
         deaf.close()
         good.stop()
 
