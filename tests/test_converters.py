@@ -46,6 +46,10 @@ def test_good_chat_rows_are_the_same_object_so_that_bytes_can_be_copied():
     assert to_messages(row, "messages") is row
 
 
+def test_a_stray_messages_key_does_not_win_over_the_text():
+    assert to_messages({"prompt": "Q", "completion": "A", "messages": None}, "prompt_completion")["messages"] == [U, A]
+
+
 def test_input_follows_the_instruction():
     made = to_messages({"instruction": "Add", "input": "1 2", "output": "3"}, "alpaca")
     assert made == {"messages": [{"role": "user", "content": "Add\n\n1 2"}, {"role": "assistant", "content": "3"}]}

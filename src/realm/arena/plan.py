@@ -57,7 +57,7 @@ def serials(connection: sa.Connection, campaign_id: str, skill: str) -> dict[int
     """{level: trials held so far}; it keys the seed of the next trial, so that its problems are fresh."""
     table = db.trials
     query = sa.select(table.c.level, sa.func.count()).where(table.c.campaign_id == campaign_id, table.c.skill == skill)
-    return dict(connection.execute(query.group_by(table.c.level)).tuples().all())
+    return {level: n for level, n in connection.execute(query.group_by(table.c.level))}
 
 
 def last_idle(connection: sa.Connection, campaign_id: str, skill: str) -> tuple[Knobs, int, int]:

@@ -135,7 +135,7 @@ def waiting(connection: sa.Connection) -> list[dict[str, Any]]:
 def counts(connection: sa.Connection, home: RealmHome | None = None) -> dict[str, int]:
     """Waiting quests per lane; with `home` also `inbox`: files that lie there."""
     query = sa.select(quests.c.lane, sa.func.count()).where(quests.c.state == "queued").group_by(quests.c.lane)
-    found = dict(connection.execute(query).tuples().all())
+    found = {lane: n for lane, n in connection.execute(query)}
     numbers = {lane: int(found.get(lane, 0)) for lane in LANES}
     if home is not None:
         numbers["inbox"] = sum(1 for _ in inbox_files(home))

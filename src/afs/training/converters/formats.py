@@ -36,7 +36,7 @@ def _message(role: str, content: str) -> dict[str, str]:
 
 def _with(messages: list[dict[str, str]], row: dict[str, Any], used: set[str]) -> dict[str, Any]:
     """The chat row: `messages` first, then every key of the row that the text did not use."""
-    return {"messages": messages, **{key: value for key, value in row.items() if key not in used}}
+    return {"messages": messages, **{k: value for k, value in row.items() if k not in used and k != "messages"}}
 
 
 def _text(row: dict[str, Any], key: str) -> str:

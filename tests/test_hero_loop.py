@@ -1,0 +1,487 @@
+"""The hero loop against a stand-in battle child that trains, lies, stalls and dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+import sqlalchemy as sa
+from loop_kit import Tables, fake_command, running, tell, tiny_home, wait_for
+
+from realm import db
+from realm.arena import child as children
+from realm.arena import commands, recover
+from realm.arena.hero_loop import AlreadyRunning, hold_lock
+from realm.guild import campaigns, progress
+from realm.guild.skills import get_skill
+from realm.quests import idle
+from realm.temple.blessing import recompute
+from realm.vault.champion import champion
+
+
+@pytest.fixture
+def tables(home):
+    made = Tables(home)
+    yield made
+    made.engine.dispose()
+
+
+def done_quests(tables, n):
+    return lambda: len(tables.quests(db.quests.c.state == "done")) >= n
+
+
+def open_state(tables, *states):
+    def question():
+        battles = tables.battles()
+        return battles[-1] if battles and battles[-1]["state"] in states else None
+
+    return question
+
+
+def test_idle_quest_battle_trial_level_blessing_champion(home, tables):
+    home = tiny_home(home, accuracy={"1": 1.0, "2": 0.5}, base=0.3)
+    with running(home):
+        wait_for(done_quests(tables, 2))
+    quests = tables.quests(db.quests.c.state == "done")
+    first = quests[0]
+    assert (first["kind"], first["skill"], first["level"], first["rows"], first["steps"]) == ("idle", "bin", 1, 40, 10)
+    assert first["mix"] == {"1": 1.0} and first["origin"]["kind"] == "procedural-verified"
+    levels = tables.rows(db.levels)
+    assert [(x["skill"], x["level"], x["closed"]) for x in levels] == [("bin", 1, True)]
+    assert quests[1]["level"] == 2, "the next quest trains the next level"
+    assert set(quests[1]["mix"]) == {"1", "2"}, "with rehearsal of the first"
+    # Experience is effort times quality and can be recomputed from the stored parts.
+    for blessing in tables.rows(db.blessings):
+        again = recompute(blessing["effort"], blessing["parts"])
+        assert (again.xp, again.quality, again.verdict) == (
+            blessing["xp"], blessing["quality"], blessing["verdict"])  # fmt: skip
+        own = [m["effort"] for m in tables.rows(db.metrics, db.metrics.c.battle_id == blessing["battle_id"])]
+        assert blessing["effort"] == pytest.approx(sum(own)) and len(own) == 10
+    assert tables.rows(db.blessings)[0]["verdict"] == "blessed" and tables.rows(db.blessings)[0]["xp"] > 0
+    told = tables.events("champion")[0]["payload"]
+    assert told["total_level"] == 1
+    campaign = campaigns_active(tables)
+    with db.read(tables.engine) as connection:
+        assert champion(connection, campaign["id"]).checkpoint_id == told["checkpoint_id"]
+        found = progress.hero_progress(connection, campaign["id"])
+    assert found.total_level == 1 and found.xp == pytest.approx(sum(b["xp"] for b in tables.rows(db.blessings)))
+    assert found.step >= 20 and found.effort == pytest.approx(sum(m["effort"] for m in tables.rows(db.metrics)))
+
+
+def campaigns_active(tables):
+    with db.read(tables.engine) as connection:
+        return campaigns.active(connection)
+
+
+def test_idle_files_are_gone_and_can_be_made_again_bit_for_bit(home, tables, tmp_path):
+    home = tiny_home(home)
+    with running(home):
+        wait_for(done_quests(tables, 1))
+    quest = tables.quests(db.quests.c.state == "done")[0]
+    assert quest["path"] is None and not list((home.queue / "low").glob(f"{quest['id']}*"))
+    facts = idle.write(idle.IdleOrder.from_origin(quest["origin"]), tmp_path / "again.jsonl")
+    assert facts["sha256"] == quest["content_sha256"] and facts["rows"] == 40
+
+
+def test_next_level_is_examined_at_once_after_a_promotion(home, tables):
+    home = tiny_home(home, accuracy={"1": 1.0, "2": 1.0, "3": 1.0, "4": 0.97}, base=0.0)
+    with running(home):
+        wait_for(lambda: len(tables.rows(db.levels)) >= 4, what="four levels")
+        wait_for(done_quests(tables, 4))
+    battles = {b["id"]: b for b in tables.battles()}
+    earned = {level["level"]: battles[trial["battle_id"]] for level in tables.rows(db.levels)
+              for trial in tables.rows(db.trials, db.trials.c.id == level["trial_id"])}
+    assert earned[3]["quest_id"] and set(tables.quests(db.quests.c.id == earned[3]["quest_id"])[0]["mix"]) >= {"4", "5"}
+    assert earned[4]["quest_id"] is None, "learnt as look-ahead, so no quest is wasted on it"
+    assert earned[4]["config"]["parent_checkpoint_id"] == earned[3]["checkpoint_id"]
+    # Level 5 was scouted after the same quest and would fail: it is not tried before more training.
+    fives = [t for t in tables.rows(db.trials) if t["level"] == 5 and t["kind"] == "promotion"]
+    assert all(battles[t["battle_id"]]["quest_id"] for t in fives)
+    battles = list(battles.values())
+    seeds = [t["seed"] for b in battles for t in b["config"]["trials"]]
+    assert len(seeds) == len(set(seeds)), "every trial asks problems of its own"
+
+
+def test_pause_resume_save_stop_skip(home, tables):
+    home = tiny_home(home, step_s=0.05)
+    with running(home):
+        wait_for(open_state(tables, "training"))
+        paused = tables.do("battle.pause")
+        battle = tables.battles()[-1]
+        assert paused["state"] == "done" and battle["state"] == "paused" and battle["desired"] == "pause"
+        step = battle["step"]
+        saved = tables.send("battle.save")
+        assert tables.do("battle.resume")["state"] == "done"
+        answer = tables.answer(saved)
+        assert answer["state"] == "done" and answer["result"]["checkpoint_id"]
+        wait_for(lambda: (tables.battles()[-1]["step"] or 0) > step, what="steps after resume")
+        stopped = tables.do("battle.stop")
+        assert stopped["state"] == "done" and stopped["result"]["outcome"] == "stopped"
+        quest = tables.quests()[0]
+        assert (quest["state"], quest["attempts"]) == ("queued", 0) and (home.root / quest["path"]).is_file()
+        with db.read(tables.engine) as connection:
+            assert commands.mode(connection) == "rest"
+        assert tables.do("battle.pause")["result"] == {"reason": "no battle is running"}
+        reached = tables.battles()[-1]["step"]
+        assert tables.do("battle.resume")["state"] == "done"
+        wait_for(lambda: len(tables.battles()) == 2)
+        battle = wait_for(open_state(tables, "training"))
+        assert battle["quest_id"] == quest["id"] and battle["start_step"] == reached
+        assert battle["config"]["quest_start_step"] == 0 and battle["total_steps"] == 10 - reached
+        skipped = tables.do("battle.skip")
+        assert skipped["result"]["outcome"] == "skipped"
+        assert tables.quests(db.quests.c.id == skipped_quest(tables, skipped))[0]["state"] == "skipped"
+        wait_for(lambda: len(tables.quests()) >= 2, what="the loop goes on")
+    kinds = [(e["payload"]["kind"], e["payload"]["state"]) for e in tables.events("command")]
+    assert kinds.count(("battle.pause", "done")) == 1 and ("battle.pause", "failed") in kinds
+
+
+def skipped_quest(tables, answer):
+    return tables.rows(db.battles, db.battles.c.id == answer["result"]["battle_id"])[0]["quest_id"]
+
+
+def test_a_pause_survives_a_restart(home, tables):
+    home = tiny_home(home, step_s=0.02)
+    with running(home):
+        wait_for(open_state(tables, "training"))
+        tables.do("battle.pause")
+    quest = tables.quests()[0]
+    assert (quest["state"], quest["attempts"]) == ("queued", 0), "ended with a checkpoint, not lost"
+    with running(home):
+        battle = wait_for(open_state(tables, "paused"))
+        assert battle["quest_id"] == quest["id"]
+        tables.do("battle.resume")
+        wait_for(done_quests(tables, 1))
+
+
+def test_rest_survives_a_restart(home, tables):
+    home = tiny_home(home)
+    assert tables.send("mode", mode="rest")
+    with running(home):
+        wait_for(lambda: tables.events("mode"))
+    with running(home):
+        assert tables.do("mode", mode="sleep")["state"] == "failed"
+        assert not tables.battles()
+        assert tables.do("mode", mode="train")["state"] == "done"
+        wait_for(lambda: tables.battles())
+
+
+def test_a_child_that_dies_loses_an_attempt_and_three_fail_the_quest(home, tables, monkeypatch):
+    monkeypatch.setattr("realm.arena.hero_loop.BACKOFF_S", (0.0,))
+    home = tiny_home(home, battles=["die", "die_arming", "die"], step_s=0.002)
+    with running(home):
+        wait_for(lambda: tables.quests(db.quests.c.state == "failed"))
+        wait_for(done_quests(tables, 1))
+    failed = tables.quests(db.quests.c.state == "failed")[0]
+    assert failed["attempts"] == 3 and "exit code 9" in failed["error"]
+    assert failed["path"].startswith("failed/") and (home.root / failed["path"]).is_file()
+    battles = tables.battles()
+    assert [b["outcome"] for b in battles[:3]] == ["failed"] * 3 and len({b["worker"] for b in battles[:4]}) == 4
+    assert all(b["quest_id"] == failed["id"] for b in battles[:3])
+    alert = next(e["payload"] for e in tables.events("alert") if e["payload"]["code"] == "quest_failed")
+    assert alert["fix"] and alert["action"]["payload"] == {"quest_id": failed["id"]}
+    with running(home):
+        assert tables.do("quest.retry", quest_id=failed["id"])["state"] == "done"
+        wait_for(lambda: tables.quests(db.quests.c.id == failed["id"])[0]["state"] == "done")
+
+
+def test_a_lost_battle_goes_on_from_the_last_checkpoint(home, tables, monkeypatch):
+    monkeypatch.setattr("realm.arena.hero_loop.BACKOFF_S", (0.0,))
+    home = tiny_home(home, battles=["ok", "die"])
+    with running(home):
+        wait_for(done_quests(tables, 2))
+    battles = [b for b in tables.battles() if b["quest_id"]]
+    lost, again = battles[1], battles[2]
+    assert lost["outcome"] == "failed" and again["quest_id"] == lost["quest_id"]
+    assert again["start_step"] == 10 and again["config"]["parent_checkpoint_id"] == battles[0]["checkpoint_id"]
+    assert again["config"]["quest_start_step"] == lost["config"]["quest_start_step"] == 10
+    steps = [m["step"] for m in tables.rows(db.metrics)]
+    assert sorted(steps) == list(range(1, max(steps) + 1)), "no step is counted twice"
+
+
+def test_a_child_that_stalls_is_ended(home, tables):
+    home = tiny_home(home, battles=["stall"])
+    with running(home, stall_s=2.0) as loop:
+        wait_for(lambda: loop.child is not None)
+        wait_for(lambda: tables.battles())
+        first = loop.child.process
+        wait_for(done_quests(tables, 1))
+        assert first.poll() is not None
+    assert "no sign of life" in tables.battles()[0]["error"]
+
+
+def test_five_failures_in_a_row_stop_the_training_with_an_alert(home, tables, monkeypatch):
+    monkeypatch.setattr("realm.arena.hero_loop.BACKOFF_S", (0.0,))
+    home = tiny_home(home, default="fail")
+    with running(home):
+        wait_for(lambda: tables.events("mode"))
+        assert len(tables.battles()) == 5
+        tell(home, default="ok")
+        tables.do("battle.resume")
+        wait_for(done_quests(tables, 1))
+    alert = next(e["payload"] for e in tables.events("alert") if e["payload"]["code"] == "battles_failed")
+    assert "no sense" in alert["why"]
+
+
+@pytest.mark.parametrize("word,sign", [
+    ("lie_counts", "incident"), ("lie_verdict", None), ("lie_checkpoint", "no checkpoint"),
+    ("lie_short", "step 9 of 10"),
+])  # fmt: skip
+def test_lies_of_the_child_promote_nothing(home, tables, word, sign, monkeypatch):
+    monkeypatch.setattr("realm.arena.hero_loop.BACKOFF_S", (0.0,))
+    home = tiny_home(home, battles=[word], base=0.3)
+    with running(home):
+        wait_for(done_quests(tables, 1))
+    assert not tables.rows(db.levels)
+    first = tables.battles()[0]
+    if sign == "incident":
+        assert all("answers say" in e["text"] for e in tables.events("incident")) and tables.events("incident")
+        assert tables.rows(db.blessings)[0]["verdict"] == "unproven", "trials that lie are no evidence"
+    elif sign:
+        assert any(sign in e["payload"].get("reason", "") for e in tables.events("quest"))
+        assert len([b for b in tables.battles() if b["quest_id"] == first["quest_id"]]) >= 2, "trained again"
+
+
+def test_a_corrupt_checkpoint_is_cursed(home, tables):
+    home = tiny_home(home, battles=["corrupt"], accuracy={"1": 0.5})
+    with running(home):
+        wait_for(lambda: tables.rows(db.blessings))
+    blessing = tables.rows(db.blessings)[0]
+    assert (blessing["verdict"], blessing["xp"], blessing["ceremony"]) == ("cursed", 0, 0)
+    check = next(c for c in blessing["parts"]["checks"] if c["name"] == "checkpoint")
+    assert check["status"] == "fail" and "model.safetensors" in check["details"]
+
+
+def test_data_that_changed_after_the_cleric_is_cursed(home, tables):
+    home = tiny_home(home, step_s=0.05)
+    with running(home):
+        wait_for(open_state(tables, "training"))
+        quest = tables.quests()[0]
+        with open(home.root / quest["path"], "ab") as file:
+            file.write(b'{"messages": []}\n')
+        tell(home, step_s=0.0)
+        wait_for(lambda: tables.rows(db.blessings))
+    assert tables.rows(db.blessings)[0]["verdict"] == "cursed"
+
+
+def test_file_quests_come_before_idle_ones(home, tables):
+    home = tiny_home(home, step_s=0.03)
+    rows = [{"prompt": f"say {n}", "completion": f"{n} it is"} for n in range(120)]
+    with running(home):
+        wait_for(open_state(tables, "training"))
+        part = home.inbox / "high" / "words.jsonl.part"
+        part.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        part.rename(home.inbox / "high" / "words.jsonl")
+        tell(home, step_s=0.0)
+        wait_for(lambda: tables.quests(db.quests.c.kind == "file", db.quests.c.state == "done"))
+    battles = tables.battles()
+    quest = tables.quests(db.quests.c.kind == "file")[0]
+    assert battles[0]["outcome"] == "trained" and battles[1]["quest_id"] == quest["id"]
+    assert quest["rows"] == 100 and quest["report"]["probe"]["rows"] == 20 and quest["format"] == "prompt_completion"
+    config = battles[1]["config"]
+    assert config["steps"] == 25 and config["floor"] is None and config["skill"] is None
+    assert (home.root / config["probe"]["path"]).read_text().count("\n") == 20
+    blessing = next(b for b in tables.rows(db.blessings) if b["quest_id"] == quest["id"])
+    assert blessing["verdict"] == "blessed" and blessing["parts"]["probe"]["rows"] == 20
+    assert quest["path"].startswith("completed/") and (home.root / quest["path"]).is_file()
+    assert (home.root / "completed/originals" / f"{quest['id']}-words.jsonl").read_text().count("\n") == 120
+
+
+def test_the_board_obeys(home, tables):
+    home = tiny_home(home)
+    tables.send("mode", mode="rest")
+    for name in ("a", "b"):
+        (home.inbox / f"{name}.jsonl").write_text(json.dumps({"prompt": name, "completion": "x"}) + "\n")
+    (home.inbox / "bad.jsonl").write_text("{not json}\n")
+    with running(home):
+        wait_for(lambda: len(tables.quests()) == 3)
+        by_name = {q["name"]: q for q in tables.quests()}
+        a, bad = by_name["a"]["id"], by_name["bad"]["id"]
+        assert by_name["bad"]["state"] == "refused"
+        assert tables.do("quest.move", quest_id=a, lane="high")["state"] == "done"
+        assert tables.quests(db.quests.c.id == a)[0]["path"].startswith("queue/high/")
+        assert tables.do("quest.move", quest_id=a, lane="low-ish")["result"]["reason"].startswith("lane 'low-ish'")
+        assert tables.do("quest.hold", quest_id=a)["state"] == "done"
+        assert tables.do("quest.hold", quest_id=a)["state"] == "failed"
+        assert tables.do("quest.unhold", quest_id=a)["state"] == "done"
+        assert tables.do("quest.delete", quest_id=a)["state"] == "done"
+        gone = tables.quests(db.quests.c.id == a)[0]
+        assert gone["state"] == "skipped" and (home.root / gone["path"]).is_file(), "nothing is deleted"
+        assert tables.do("quest.retry", quest_id=a)["state"] == "done"
+        assert tables.do("quest.retry", quest_id=bad)["result"]["inbox"] == "inbox/normal/bad.jsonl"
+        wait_for(lambda: len(tables.quests(db.quests.c.state == "refused")) == 2, what="examined again")
+        assert tables.do("quest.retry", quest_id="nobody")["state"] == "failed"
+        assert tables.do("quest.retry")["result"]["reason"].startswith("the command needs quest_id")
+        assert "known:" in tables.do("battle.dance")["result"]["reason"]
+
+
+def test_trials_and_quests_by_command_and_another_hero(home, tables):
+    home = tiny_home(home, accuracy={"1": 1.0})
+    (home.heroes / "other.yaml").write_text("extends: tiny\nname: Other\nrpg_name: Other\n")
+    tables.send("mode", mode="rest")
+    with running(home):
+        assert tables.do("trial.run", skill="bin", level=99)["state"] == "failed"
+        assert tables.do("trial.run", skill="bim")["state"] == "failed"
+        made = tables.do("idle.generate", skill="bin", level=3)
+        quest = tables.quests(db.quests.c.id == made["result"]["quest_id"])[0]
+        assert (quest["level"], quest["mix"], quest["state"]) == (3, {"3": 1.0}, "queued")
+        trial = tables.do("trial.run", skill="bin", level=1)
+        assert trial["state"] == "done"
+        wait_for(lambda: tables.rows(db.trials))
+        assert tables.rows(db.trials)[0]["kind"] == "manual" and not tables.rows(db.levels), "it promotes nothing"
+        wait_for(open_state(tables, "done"))
+        assert tables.do("hero.use", hero_id="nobody")["state"] == "failed"
+        used = tables.do("hero.use", hero_id="other")
+        assert used["state"] == "done"
+        assert campaigns_active(tables)["hero_id"] == "other"
+        tables.do("mode", mode="train")
+        wait_for(lambda: tables.battles()[-1]["hero_id"] == "other")
+        back = tables.do("hero.use", hero_id="tiny")
+        assert back["state"] == "done" and campaigns_active(tables)["hero_id"] == "tiny"
+    assert len(tables.rows(db.campaigns)) == 2
+    assert sorted(c["state"] for c in tables.rows(db.campaigns)) == ["active", "paused"]
+
+
+def test_a_child_is_replaced_after_its_quests(home, tables, monkeypatch):
+    monkeypatch.setattr(children, "MAX_QUESTS", 2)
+    home = tiny_home(home)
+    with running(home):
+        wait_for(done_quests(tables, 3))
+    workers = [b["worker"] for b in tables.battles()[:4]]
+    assert workers[0] == workers[1] != workers[2]
+
+
+def test_only_one_loop_per_home(home):
+    lock = hold_lock(home)
+    try:
+        with pytest.raises(AlreadyRunning, match=rf"pid {os.getpid()}"):
+            hold_lock(home)
+        command = [sys.executable, "-m", "realm.arena.hero_loop", "--home", str(home.root)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and f"pid {os.getpid()}" in done.stderr and "Traceback" not in done.stderr
+    finally:
+        lock.release()
+
+
+def test_the_loop_imports_no_torch():
+    code = "import sys, realm.arena.hero_loop; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+RUN = """
+import sys, signal
+sys.path.insert(0, {tests!r})
+from loop_kit import fake_command
+from realm.arena.hero_loop import HeroLoop, hold_lock
+from realm.settings import RealmHome
+home = RealmHome({home!r})
+lock = hold_lock(home)
+loop = HeroLoop(home, child_command=fake_command)
+signal.signal(signal.SIGTERM, lambda *_: loop.stop.set())
+loop.run()
+"""
+
+
+def start_process(home):
+    code = RUN.format(tests=os.path.dirname(__file__), home=str(home.root))
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def test_killed_at_once_and_started_again(home, tables):
+    home = tiny_home(home, step_s=0.02)
+    process = start_process(home)
+    try:
+        wait_for(lambda: (tables.battles() or [{}])[-1].get("step"), what="steps")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    note = json.loads((home.run / "battle-child.json").read_text())
+    # The child of the killed loop may still run; whoever comes next must not share the run with it.
+    assert recover.children.end_leftover(home) in (note["pid"], None)
+    assert not psutil.pid_exists(note["pid"]) or psutil.Process(note["pid"]).status() == psutil.STATUS_ZOMBIE
+    tell(home, step_s=0.0)
+    with running(home):
+        wait_for(done_quests(tables, 1))
+    quest, battles = tables.quests()[0], tables.battles()
+    assert quest["state"] == "done" and quest["attempts"] == 0, "the quest is not to blame"
+    assert battles[0]["quest_id"] == battles[1]["quest_id"] == quest["id"]
+    assert battles[0]["state"] in ("failed", "done") and battles[1]["outcome"] == "trained"
+
+
+def test_terminated_it_saves_and_gives_the_quest_back(home, tables):
+    home = tiny_home(home, step_s=0.02)
+    process = start_process(home)
+    wait_for(lambda: (tables.battles() or [{}])[-1].get("step"), what="steps")
+    process.terminate()
+    assert process.wait(30) == 0
+    battle, quest = tables.battles()[-1], tables.quests()[0]
+    assert battle["outcome"] == "stopped" and battle["checkpoint_id"] and battle["settled_at"]
+    assert (quest["state"], quest["attempts"]) == ("queued", 0)
+    with db.read(tables.engine) as connection:
+        assert commands.mode(connection) == "train", "ended is not rested"
+
+
+def test_a_battle_done_but_not_settled_is_settled_at_the_next_start(home, tables, monkeypatch):
+    home = tiny_home(home, accuracy={"1": 1.0})
+    with running(home):
+        wait_for(done_quests(tables, 1))
+    # As if the loop had died between the child's "done" and the settling transaction.
+    battle = tables.battles()[0]
+    with db.write(tables.engine) as connection:
+        connection.execute(sa.delete(db.levels))
+        connection.execute(sa.delete(db.blessings))
+        connection.execute(sa.update(db.battles).where(db.battles.c.id == battle["id"]).values(settled_at=None))
+        connection.execute(sa.update(db.quests).where(db.quests.c.id == battle["quest_id"]).values(state="training"))
+    recover.recover(home, tables.engine)
+    recover.recover(home, tables.engine)
+    assert [(x["skill"], x["level"]) for x in tables.rows(db.levels)] == [("bin", 1)]
+    assert len(tables.rows(db.blessings)) == 1, "once"
+
+
+def test_strays_in_the_queue(home, tables):
+    home = tiny_home(home)
+    ours = home.queue / "low" / f"{db.new_id()}-bin-L1-1.jsonl"
+    ours.write_text("{}\n")
+    (home.queue / "high" / "mine.jsonl").write_text("{}\n")
+    (home.queue / "high" / ".half.part").write_text("{")
+    recover.recover(home, tables.engine)
+    assert not ours.exists() and not (home.queue / "high" / ".half.part").exists()
+    assert (home.inbox / "high" / "mine.jsonl").exists(), "a person's file goes through the gate"
+
+
+def test_no_promotion_while_a_mastered_level_is_in_regression(home, tables):
+    home = tiny_home(home, accuracy={"1": 1.0})
+    with running(home):
+        wait_for(lambda: tables.rows(db.levels))
+        # L1 is forgotten, L2 is learnt: the retention check comes 3 quests later and rehearsal comes first.
+        tell(home, accuracy={"1": 0.2, "2": 0.5})
+        wait_for(lambda: tables.events("regression"), 40)
+        tell(home, accuracy={"1": 0.2, "2": 1.0})
+        wait_for(lambda: any(e["payload"]["action"] == "promotion_held" for e in tables.events("curriculum")), 40)
+        assert [x["level"] for x in tables.rows(db.levels)] == [1]
+        assert tables.quests(db.quests.c.kind == "rehearsal")
+        tell(home, accuracy={"1": 1.0, "2": 1.0})
+        wait_for(lambda: len(tables.rows(db.levels)) >= 2, 40)
+
+
+def test_wait_after_a_fail(home, tables):
+    home = tiny_home(home, base=0.5)
+    with running(home):
+        wait_for(done_quests(tables, 3))
+    campaign = campaigns_active(tables)
+    for battle in tables.battles():
+        tried = [t for t in battle["config"]["trials"] if t["kind"] == "promotion"]
+        assert not tried or battle["quest_id"], "after a fail a promotion trial always follows training"
+    with db.read(tables.engine) as connection:
+        assert progress.quests_since_fail(connection, campaign["id"], "bin", 1) == 0
+        states = progress.skill_progress(connection, campaign["id"], [get_skill("bin")])
+    assert states["bin"].mastered_level == 0 and states["bin"].closed and 0.3 < states["bin"].accuracy < 0.7
+
+
+def test_fake_command_is_the_real_protocol(home):
+    """The stand-in takes the same arguments as the real child."""
+    real, fake = children.battle_command(home, "W"), fake_command(home, "W")
+    assert real[-4:] == fake[-4:] == ["--home", str(home.root), "--worker", "W"]
