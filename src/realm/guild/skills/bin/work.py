@@ -2,8 +2,8 @@
 
 A column is written so that a person can check it at a glance and a tiny model can compute it from what stands before:
 
-  add, subtract      `①①⓪:①⓪`  the two digits and the carry (borrow), then carry out and result digit
-  increment, negate  the same with one operand digit: `①①:①⓪`
+  add, subtract      `①①:①⓪`   the two digits, then carry (borrow) and result digit; the carry enters the next column
+  increment, negate  `①:①⓪`    the same with one digit; the one to be added enters the first column as its carry
   and, or, xor, not  `①⓪:①`    digits in, digit out
   comparisons        `①⓪>`      the two digits and the verdict so far; the last verdict decides
   multiply           `①①+①①⓪⓪=①①①①` running sum of the shifted copies of the first operand
@@ -53,7 +53,7 @@ def _sum_columns(a: int, b: int, width: int, borrow: bool) -> str:
         x, y = a >> i & 1, b >> i & 1
         total = x - y - carry if borrow else x + y + carry
         out = int(total < 0) if borrow else total >> 1
-        columns.append(f"{DIGITS[x]}{DIGITS[y]}{DIGITS[carry]}:{DIGITS[out]}{DIGITS[total & 1]}")
+        columns.append(f"{DIGITS[x]}{DIGITS[y]}:{DIGITS[out]}{DIGITS[total & 1]}")
         carry = out
     return " ".join(columns)
 
@@ -65,7 +65,7 @@ def _step_columns(a: int, width: int, borrow: bool) -> str:
         x = a >> i & 1
         total = x - carry if borrow else x + carry
         out = int(total < 0) if borrow else total >> 1
-        columns.append(f"{DIGITS[x]}{DIGITS[carry]}:{DIGITS[out]}{DIGITS[total & 1]}")
+        columns.append(f"{DIGITS[x]}:{DIGITS[out]}{DIGITS[total & 1]}")
         carry = out
     return " ".join(columns)
 
