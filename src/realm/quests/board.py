@@ -58,9 +58,9 @@ class NewQuest:
 
 
 def file_name(quest_id: str, name: str) -> str:
-    """`<id>-<name>.jsonl` with the name made safe for every file system (at most 80 characters)."""
+    """`<id>-<name>.jsonl` with the name made safe for every file system (at most 80 letters, 200 bytes)."""
     stem = name.removesuffix(".jsonl")
-    safe = re.sub(r"[^\w.-]+", "_", stem).strip("._")[:80] or "quest"
+    safe = re.sub(r"[^\w.-]+", "_", stem)[:80].encode()[:200].decode("utf-8", "ignore").strip("._") or "quest"
     return f"{quest_id}-{safe}.jsonl"
 
 
