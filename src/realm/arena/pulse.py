@@ -237,5 +237,5 @@ class Pulse:
             self._tell("level", f"{facts.step:,} optimizer steps: hero level {level}.", "deed", kind="clock",
                        **{"from": level - 1, "to": level})  # fmt: skip
 
-    def _tell(self, kind: str, text: str, level: str, **payload: Any) -> None:
+    def _tell(self, kind: str, text: str, level: str, /, **payload: Any) -> None:
         self._events.append((kind, text, level, payload))
