@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -48,6 +49,7 @@ def _compiled(template: str) -> jinja2.Template:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])  # fmt: skip
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment.from_string(template)
 
 
@@ -68,7 +70,7 @@ class LightTokenizer:
         self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         config = _read_json(folder / "tokenizer_config.json") | {
             k: v for k, v in _read_json(folder / "special_tokens_map.json").items() if v}  # fmt: skip
-        self._special = {kind: _text(config[kind]) for kind in _KINDS if config.get(kind)}
+        self.special_tokens_map = {kind: _text(config[kind]) for kind in _KINDS if config.get(kind)}
         own = folder / "chat_template.jinja"
         written = own.read_text(encoding="utf-8") if own.is_file() else None
         self.chat_template = template or written or _template(config)
@@ -76,7 +78,7 @@ class LightTokenizer:
         added = self.backend_tokenizer.get_added_tokens_decoder()
         self.added_tokens_decoder = added
         special = [t.content for t in added.values() if t.special]
-        self.all_special_tokens = list(dict.fromkeys([*self._special.values(), *more, *special]))
+        self.all_special_tokens = list(dict.fromkeys([*self.special_tokens_map.values(), *more, *special]))
         ids = (self.backend_tokenizer.token_to_id(token) for token in self.all_special_tokens)
         self.all_special_ids = [i for i in ids if i is not None]
 
@@ -87,7 +89,7 @@ class LightTokenizer:
         assert not tokenize
         return _compiled(self.chat_template).render(
             messages=messages, add_generation_prompt=add_generation_prompt, tools=None, documents=None,
-            **self._special, **options)  # fmt: skip
+            **self.special_tokens_map, **options)  # fmt: skip
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False, **_: Any) -> str:
         return self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)

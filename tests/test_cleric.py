@@ -1,0 +1,306 @@
+"""The Cleric: roles, lengths as the battle renders them, held-out problems, duplicates, probe, report, flat memory."""
+
+import json
+import random
+import tracemalloc
+from collections import Counter
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realm.guild.skills import get_skill
+from realm.heroes.profile import load_profile, parse_profile
+from realm.quests import idle
+from realm.temple import cleric
+from realm.temple.cleric import check_roles, choose_groups, examine
+from realm.temple.hashset import HashSet
+from realm.temple.tokens import LightTokenizer, TokenCounter, TokensMissing, token_counter
+
+BIN = get_skill("bin")
+
+
+def chat(question, answer, **more):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
+
+
+def run(tmp_path, rows, raw=b"", **options):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows) + raw)
+    options.setdefault("skills", [])
+    report = examine(source, target, tmp_path / "bad.jsonl", name="in.jsonl", probe=tmp_path / "probe.jsonl", **options)
+    kept = [json.loads(x) for x in target.read_bytes().splitlines()] if target.exists() else None
+    return report, kept
+
+
+def reasons(report):
+    return {(r["fate"], r["code"]): r["count"] for r in report["reasons"]}
+
+
+@pytest.mark.parametrize("roles,fault", [
+    ("ua", None), ("sua", None), ("uaua", None), ("suaua", None),
+    ("", "no messages"), ("u", "no assistant"), ("su", "no assistant"), ("uau", "last turn is from user"),
+    ("a", "before the user"), ("sa", "before the user"), ("usa", "system turn that is not the first"),
+    ("uua", "two user turns"), ("uaa", "two assistant turns"),
+])  # fmt: skip
+def test_roles(roles, fault):
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    found = check_roles([{"role": names[r], "content": "x"} for r in roles])
+    assert found is None if fault is None else fault in found
+
+
+def test_empty_turns():
+    turns = chat("", "tale")["messages"]
+    assert "turn 1 (user) is empty" in check_roles(turns) and check_roles(turns, empty_prompt=True) is None
+    assert "turn 2" in check_roles(chat("q", " \n")["messages"], empty_prompt=True)
+
+
+names = st.sampled_from(["system", "user", "assistant"])
+
+
+@given(st.lists(st.builds(dict, role=names, content=st.sampled_from(["x", "", " "])), max_size=6))
+def test_what_passes_the_roles_alternates_and_ends_with_an_answer(messages):
+    if check_roles(messages) is None:
+        speech = [m["role"] for m in messages if m["role"] != "system"]
+        assert speech == ["user", "assistant"] * (len(speech) // 2) and len(speech) >= 2
+        assert all(m["content"].strip() for m in messages)
+
+
+def test_the_report_says_what_happened_to_every_row(tmp_path):
+    rows = [chat(f"q{n}", f"a{n}", id=n) for n in range(12)]
+    rows += [chat("q1", "a1", id=99), {"instruction": "i", "output": "o"}, {"text": ""}, {"hello": 1},
+             {"prompt": "p", "chosen": "c", "rejected": "r"}, chat("q", "")]  # fmt: skip
+    report, kept = run(tmp_path, rows, raw=b"{oops\n\n")
+    assert report["rows"] == {"in": 19, "out": 13, "filtered": 0, "duplicate": 1, "quarantined": 5, "blank": 1,
+                              "probe": 0, "train": 13}  # fmt: skip
+    assert len(kept) == 13 and report["formats"] == {"messages": 12, "alpaca": 1}
+    assert reasons(report) == {("duplicate", "exact"): 1, ("quarantined", "roles"): 2, ("quarantined", "bad_JSON"): 1,
+                               ("quarantined", "unknown_format"): 1, ("quarantined", "other_school"): 1}  # fmt: skip
+    example = next(r for r in report["reasons"] if r["code"] == "unknown_format")["examples"][0]
+    assert example["line"] == 16 and "hello" in example["text"]
+    source = (tmp_path / "in.jsonl").read_bytes()
+    assert source[example["offset"]:].startswith(b'{"hello"')
+    assert (report["verdict"], report["level"], report["school"]) == ("accepted-with-warnings", "quick", "scribe")
+    assert report["next_action"] and report["tokens"] == {"measured": False, "why": "no tokenizer was given"}
+    assert sum(1 for _ in open(tmp_path / "bad.jsonl")) == 6
+
+
+def test_good_rows_are_copied_byte_for_byte(tmp_path):
+    odd = b'{"messages": [{"content": "q", "role": "user"}, {"role":"assistant","content":"\\u2460 1"}], "f": 1e2}\r\n'
+    report, _ = run(tmp_path, [], raw=odd)
+    assert (tmp_path / "out.jsonl").read_bytes() == odd.replace(b"\r\n", b"\n") and report["verdict"] == "accepted"
+
+
+@pytest.mark.parametrize("bad,good,verdict", [(3, 3, "accepted-with-warnings"), (4, 3, "refused"), (0, 0, "refused")])
+def test_a_file_of_mostly_bad_rows_is_refused(tmp_path, bad, good, verdict):
+    report, kept = run(tmp_path, [chat(f"q{n}", "a") for n in range(good)], raw=b"{\n" * bad)
+    assert report["verdict"] == verdict and (kept is None) == (verdict == "refused")
+    assert not list(tmp_path.glob(".*")), "no half-made file is left"
+
+
+def test_warnings(tmp_path):
+    report, _ = run(tmp_path, [chat(f"q{n}", "yes") for n in range(30)] + [chat("q0", "yes")] * 10)
+    assert [w.split("%")[0] for w in report["warnings"]] == ["25", "100"]
+    assert report["balance"]["most_common_answer_share"] == 1.0 and report["balance"]["turns_mean"] == 2.0
+
+
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+def test_lengths_are_those_of_the_battle(tmp_path, home):
+    transformers = pytest.importorskip("transformers")
+    from importlib import resources
+
+    from realm.heroes import chat as chats
+
+    counter = token_counter(load_profile("pip"), home)
+    real = transformers.AutoTokenizer.from_pretrained(str(resources.files("realm.heroes") / "tokenizer"))
+    rows = [p.messages for p in BIN.generate(3, 30, 1)] + [
+        chat("Straße ⓪ 🛡️", "naïve\n\n")["messages"],
+        [{"role": "system", "content": "s"}, *chat("q", "a")["messages"], *chat("q2", "a2")["messages"]]]  # fmt: skip
+    for messages in rows:
+        assert counter.count(messages) == sum(len(r.ids) for r in chats.render_turns(messages, real))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama3", "gemma"])
+def test_templates_of_other_families_render_the_same_without_transformers(tmp_path, name):
+    pytest.importorskip("transformers")
+    from hero_kit import CHATML, CHATML_MARKED, tokenizer, trl_template
+
+    from realm.heroes import chat as chats
+
+    try:
+        templates = [CHATML, CHATML_MARKED, trl_template(name)]
+    except FileNotFoundError:
+        templates = [CHATML, CHATML_MARKED]
+    for number, template in enumerate(templates):
+        real = tokenizer(template=template)
+        folder = tmp_path / str(number)
+        real.save_pretrained(folder)
+        light = LightTokenizer(folder)
+        assert light.chat_template == template and set(light.all_special_tokens) == set(real.all_special_tokens)
+        for messages in (chat("hello", "world")["messages"], chat("⓪①", "ok")["messages"]):
+            texts = [t.apply_chat_template(messages, tokenize=False, add_generation_prompt=False, enable_thinking=False)
+                     for t in (real, light)]  # fmt: skip
+            assert texts[0] == texts[1]
+        try:
+            wanted = [r.ids for r in chats.render_turns(messages, real)]
+        except chats.RenderError as error:
+            with pytest.raises(chats.RenderError) as same:
+                chats.render_turns(messages, light)
+            assert same.value.code == error.code
+        else:
+            assert [r.ids for r in chats.render_turns(messages, light)] == wanted
+
+
+def test_rows_that_the_battle_would_refuse_are_quarantined_with_its_reason(tmp_path, home):
+    values = load_profile("pip").model_dump(mode="json")
+    values["training_defaults"]["max_length"] = 40
+    counter = token_counter(parse_profile(values), home)
+    rows = [chat("short", "fine"), chat("good", "too"), chat("long", "word " * 80), chat("forged", "<|im_end|>")]
+    report, kept = run(tmp_path, rows, tokens=counter)
+    assert len(kept) == 2 and report["level"] == "standard"
+    assert reasons(report) == {("quarantined", "too_long"): 1, ("quarantined", "special_token"): 1}
+    facts = report["tokens"]
+    assert facts["measured"] and facts["max_length"] == 40 and facts["max"] <= 40 and facts["max"] < facts["total"] <= 80
+
+
+def test_without_a_tokenizer_the_report_says_why(tmp_path, home):
+    values = load_profile("pip").model_dump(mode="json") | {"id": "far"}
+    values["model"]["path_or_hub_id"] = "nobody/nothing"
+    with pytest.raises(TokensMissing, match="hf download nobody/nothing"):
+        token_counter(parse_profile(values), home)
+    report, _ = run(tmp_path, [chat("q", "a")], tokens_missing="no weights")
+    assert report["tokens"] == {"measured": False, "why": "no weights"} and report["level"] == "quick"
+
+
+def test_a_template_that_refuses_a_row_is_a_reason_not_a_crash(home):
+    counter = token_counter(load_profile("pip"), home)
+    counter.tokenizer.chat_template = "{{ raise_exception('no ' + messages[0]['role']) }}"
+    with pytest.raises(Exception, match="no user") as found:
+        TokenCounter(counter.tokenizer, "x", 50, False).count(chat("q", "a")["messages"])
+    assert found.value.code == "template"
+
+
+# --- held-out problems, probe -------------------------------------------------------------------------------------
+
+def test_trial_and_probe_problems_are_filtered_out_of_any_format(tmp_path):
+    rows, held = [], set()
+    for split in ("train", "trial", "probe", "public"):
+        for problem in BIN.generate(5, 25, 3, split):
+            rows.append({"instruction": problem.prompt, "output": problem.golden, "source": "web"})
+            if split in ("trial", "probe"):
+                held.add(problem.prompt)
+    random.Random(1).shuffle(rows)
+    report, kept = run(tmp_path, [*rows, chat("hello", "you")], skills=[BIN])
+    prompts = [k["messages"][0]["content"] for k in kept]
+    assert not held & set(prompts) and "hello" in prompts
+    filtered = sum(r["instruction"] in held for r in rows)
+    assert report["rows"]["filtered"] == filtered >= 40
+    assert {c for f, c in reasons(report) if f == "filtered"} == {"trial_split", "probe_split"}
+    assert "belongs to the trial split of bin" in json.dumps(report["reasons"])
+
+
+def test_closed_tables_may_be_trained_on(tmp_path):
+    rows = [chat(p.prompt, p.golden, level=1) for p in BIN.table(1)]
+    report, kept = run(tmp_path, rows, skills=[BIN])
+    assert len(kept) == len(rows) and (report["skill"], report["mix"]) == ("bin", {"1": 1.0})
+    assert report["probe"] is None, "a skill quest is proved by trials, not by a probe"
+
+
+def test_probe_is_held_out_once_and_never_trained(tmp_path):
+    rows = [chat(f"question {n // 2}", f"answer {n}") for n in range(1000)]
+    report, kept = run(tmp_path, rows, seed=5)
+    held = [json.loads(x) for x in (tmp_path / "probe.jsonl").read_text().splitlines()]
+    assert len(held) == report["probe"]["rows"] == report["rows"]["probe"] and 50 <= len(held) <= 51
+    assert len(kept) == report["rows"]["train"] == 1000 - len(held)
+
+    def questions(part):
+        return {r["messages"][0]["content"] for r in part}
+
+    assert not questions(kept) & questions(held), "one question is on one side"
+    again, _ = run(tmp_path, rows, seed=5)
+    assert again["sha256"] == report["sha256"]
+    other, _ = run(tmp_path, rows, seed=6)
+    assert other["sha256"] != report["sha256"]
+
+
+def test_groups_stay_together_and_small_files_are_not_cut(tmp_path):
+    rows = [chat(f"q{n}", "a", session_id=f"s{n // 3}") for n in range(300)]
+    _, kept = run(tmp_path, rows)
+    held = [json.loads(x)["session_id"] for x in (tmp_path / "probe.jsonl").read_text().splitlines()]
+    assert set(Counter(held).values()) == {3} and not set(held) & {k["session_id"] for k in kept}
+    (tmp_path / "probe.jsonl").unlink()
+    report, kept = run(tmp_path, rows[:99])
+    assert report["probe"] is None and len(kept) == 99 and not (tmp_path / "probe.jsonl").exists()
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=500).flatmap(
+    lambda groups: st.lists(st.sampled_from(groups or [0]), min_size=0, max_size=600)))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_probe_sizes(groups):
+    chosen = choose_groups(groups)
+    held = sum(g in chosen for g in groups)
+    wanted = min(200, max(20, round(0.05 * len(groups))))
+    if chosen:
+        assert len(groups) >= 100 and 20 <= held < wanted + max(1, wanted // 4)
+        sizes = Counter(groups)
+        assert all(sizes[g] <= max(1, wanted // 4) for g in chosen)
+
+
+# --- idle quests, memory ------------------------------------------------------------------------------------------
+
+def test_idle_quests_pass_and_a_broken_generator_is_stopped(tmp_path):
+    path = tmp_path / "idle.jsonl"
+    order = idle.IdleOrder("bin", BIN.version, {1: 30, 3: 30}, 11)
+    facts = idle.write(order, path)
+    report = cleric.check_idle(path, BIN)
+    assert report["rows"]["out"] == facts["rows"] == 60 and report["sha256"] == facts["sha256"]
+    good = path.read_bytes()
+    leak = BIN.generate(5, 1, 1, "trial")[0]
+    for bad, word in [(orjson.dumps(chat(leak.prompt, leak.golden)), "split trial"), (b"{", "bad JSON"),
+                      (orjson.dumps(chat("hello", "you")), "split None"),
+                      (orjson.dumps(chat(leak.prompt, "")), "is empty"), (b'{"a": 1}', "no messages")]:  # fmt: skip
+        path.write_bytes(good + bad + b"\n")
+        with pytest.raises(cleric.GateError, match=f":61: .*{word}"):
+            cleric.check_idle(path, BIN)
+
+
+def test_idle_orders_are_pure_and_ease_makes_rows_easier(tmp_path):
+    def rows(**more):
+        path = tmp_path / "x.jsonl"
+        idle.write(idle.IdleOrder("bin", BIN.version, {4: 200}, 3, **more), path)
+        return [json.loads(x) for x in path.read_text().splitlines()]
+
+    plain, eased = rows(), rows(ease=0.5)
+    assert plain == rows() and eased == rows(ease=0.5)
+    easy = [sum(r["difficulty"] == "easy" for r in part) for part in (plain, eased)]
+    assert easy[1] > easy[0] + 20 and len(eased) == 200
+    origin = json.loads(json.dumps(idle.IdleOrder("bin", "9", {4: 2}, 3).to_origin(reason="x")))
+    assert idle.IdleOrder.from_origin(origin) == idle.IdleOrder("bin", "9", {4: 2}, 3)
+    with pytest.raises(idle.IdleError, match="version"):
+        list(idle.problems(idle.IdleOrder("bin", "0.0", {4: 2}, 3)))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5)))
+def test_hash_set_is_a_set(values):
+    made, model = HashSet(places=4), set()
+    for value in values:
+        assert made.add(value) == ((value or 1) not in model)
+        model.add(value or 1)
+    assert len(made) == len(model)
+
+
+def test_memory_stays_flat(tmp_path):
+    """15,000 rows of 500 bytes (7.5 MB) in a fraction of their size."""
+    source = tmp_path / "big.jsonl"
+    with open(source, "wb") as out:
+        for n in range(15_000):
+            out.write(orjson.dumps(chat(f"question {n}", f"{n} " + "x" * 420)) + b"\n")
+    tracemalloc.start()
+    report = examine(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl", name="big", skills=[],
+                     probe=tmp_path / "p.jsonl")  # fmt: skip
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report["rows"]["in"] == 15_000 and report["rows"]["probe"] == 200
+    assert peak < 15_000 * 250, f"{peak / 15_000:.0f} bytes per row"
