@@ -108,6 +108,11 @@ def test_trials_of_a_quest():
     checks = (Check("bin", 1, "held", 4), Check("bin", 2, "regression", 0), Check("bin", 3, "held", 1))
     state = SkillState("bin", 30, 3, frozenset({1, 2}), checks=checks)
     plans = plan_trials(state, [1, 2, 3, 4, 5, 6], Knobs(), 7, {4: 3})
+    probes = [p for p in plans if p.kind == "probe"]
+    assert [(p.level, p.max_n) for p in probes] == [(1, 30), (2, 30), (3, 30)]
+    again = plan_trials(state, [4], Knobs(), 7, {1: 9, 2: 9, 3: 9})
+    assert [p for p in again if p.kind == "probe"] == probes, "the same problems every time"
+    plans = [p for p in plans if p.kind != "probe"]
     assert [(p.kind, p.level) for p in plans] == [
         ("promotion", 4), ("scout", 5), ("scout", 6), ("retention", 2), ("retention", 1)]  # fmt: skip
     assert [(p.max_n, p.closed, p.threshold) for p in plans] == [
@@ -117,8 +122,13 @@ def test_trials_of_a_quest():
     closed = make_trial("promotion", state, 2, 7, 0)
     assert (closed.closed, closed.threshold, closed.max_n) == (True, 0.9, 400)
     done = SkillState("bin", 2, 2)
-    plans = plan_trials(done, [1, 2], Knobs(), 7, {})
+    plans = [p for p in plan_trials(done, [1, 2], Knobs(), 7, {}) if p.kind != "probe"]
     assert [(p.kind, p.level) for p in plans] == [("retention", 1), ("retention", 2)]
+
+
+def test_at_most_six_levels_are_probed():
+    plans = plan_trials(SkillState("bin", 30, 9), [10], Knobs(), 7, {})
+    assert [p.level for p in plans if p.kind == "probe"] == [4, 5, 6, 7, 8, 9]
 
 
 def test_every_trial_has_a_seed_of_its_own():

@@ -19,7 +19,7 @@ from realm import db, events
 from realm.arena import plan
 from realm.guild import campaigns
 from realm.guild.skills import SkillError, get_skill
-from realm.heroes.profile import ProfileError, load_profile, set_model
+from realm.heroes.profile import ProfileError, load_profile, set_model, weights_folder
 from realm.quests import board
 from realm.settings import RealmHome
 
@@ -305,6 +305,8 @@ def _idle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]
 def _hero(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     hero_id = str(payload.get("hero_id", ""))
     profile = set_model(home, hero_id, str(payload["model"])) if payload.get("model") else load_profile(hero_id, home)
+    if not profile.embedded:
+        weights_folder(profile, home)  # refused here, with the command that fetches them, not in a lost battle
     campaigns.set_value(connection, HERO, profile.id)
     battle = plan.open_battle(connection)
     if battle is not None:

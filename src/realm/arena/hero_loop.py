@@ -43,6 +43,7 @@ log = logging.getLogger("realm.arena")
 
 TICK_S = 0.05
 INBOX_S = 0.25
+LOOK_S = 1.0  # without any change of the database, for what only time brings: stalls, waiting times
 STALL_S = 900.0  # without any sign of life from the child: the battle is lost
 STOP_WAIT_S = 45.0  # at shutdown, for the child's last checkpoint
 MAX_FAILURES = 5  # battles lost in a row, then mode rest and an alert
@@ -80,6 +81,8 @@ class HeroLoop:
         self._sign: tuple[Any, float] = (None, time.monotonic())
         self._follow: tuple[str, int] | None = None
         self._told: set[str] = set()
+        self._dirty, self._look_again = True, 0.0
+        self._recipe: tuple[Any, ...] | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -105,16 +108,20 @@ class HeroLoop:
             self.engine.dispose()
 
     def tick(self) -> None:
-        """One look at everything; never waits."""
+        """One look at everything; never waits. Costs one pragma while nothing happens."""
         if self._watch.changed():
-            with db.write(self.engine) as connection:
-                commands.work(connection, self.home)
+            self._dirty = True
+            self._commands()
         if self._job is not None:
             if self._job[1].done():
                 kind, future, context = self._job
-                self._job = None
+                self._job, self._dirty = None, True
                 getattr(self, f"_after_{kind}")(future, context)
             return
+        lost = self.child is not None and not self.child.alive
+        if not (self._dirty or lost or time.monotonic() >= self._look_again):
+            return
+        self._dirty, self._look_again = False, time.monotonic() + LOOK_S
         with db.read(self.engine) as connection:
             battle = plan.open_battle(connection)
             unsettled = self._unsettled(connection)
@@ -124,6 +131,13 @@ class HeroLoop:
             self._supervise(battle)
         else:
             self._next()
+
+    def _commands(self) -> None:
+        with db.read(self.engine) as connection:
+            waiting = bool(commands.pending(connection))
+        if waiting:
+            with db.write(self.engine) as connection:
+                commands.work(connection, self.home)
 
     def _start_job(self, kind: str, work: Callable[..., Any], *arguments: Any, context: Any = None) -> None:
         self._job = (kind, self._workshop.submit(work, *arguments), context)
@@ -174,7 +188,7 @@ class HeroLoop:
         """The Temple's gate for one inbox file, with the tokenizer of the hero that plays."""
         counter, missing = None, ""
         try:
-            counter = token_counter(self.profile or self._profile(), self.home)
+            counter = token_counter(self.profile or load_profile(self._hero_id(), self.home), self.home)
         except (TokensMissing, ProfileError) as error:
             missing = str(error)
         return cleric.examine(source, target, quarantine, name=name, skills=all_skills(), tokens=counter,
@@ -182,23 +196,28 @@ class HeroLoop:
 
     # --- the hero -----------------------------------------------------------------------------------------------
 
-    def _profile(self) -> HeroProfile:
+    def _hero_id(self) -> str:
         with db.read(self.engine) as connection:
-            hero_id = campaigns.value(connection, commands.HERO) or self.home.settings.default_hero
-        return load_profile(hero_id, self.home)
+            return campaigns.value(connection, commands.HERO) or self.home.settings.default_hero
 
-    def _hero(self) -> None:
-        """Read the hero's recipe and make its campaign the active one; called again before each battle."""
+    def _hero(self) -> bool:
+        """Make the hero that plays ready: its recipe read, its campaign the active one. False when that fails."""
+        hero_id = self._hero_id()
+        own = self.home.heroes / f"{hero_id}.yaml"
+        recipe = (hero_id, own.stat().st_mtime_ns if own.exists() else None)
+        if recipe == self._recipe:
+            return True
         try:
-            profile = self._profile()
+            self.profile = load_profile(hero_id, self.home)
         except ProfileError as error:
+            self.profile = self._recipe = None
             self._alert("hero_profile", "loading the hero's recipe", str(error), "Mend the recipe or use another hero.")
-            self.profile = None
-            return
+            return False
         with db.write(self.engine) as connection:
-            active = campaigns.ensure_active(connection, profile.id, profile.model_dump(mode="json"))
+            active = campaigns.ensure_active(connection, hero_id, self.profile.model_dump(mode="json"))
             self.campaign = campaigns.get(connection, active)
-        self.profile = profile
+        self._recipe, self._follow = recipe, None
+        return True
 
     # --- a running battle ---------------------------------------------------------------------------------------
 
@@ -270,8 +289,7 @@ class HeroLoop:
     def _next(self) -> None:
         if time.monotonic() < self._not_before:
             return
-        self._hero()
-        if self.profile is None or self.campaign is None:
+        if not self._hero():
             self._not_before = time.monotonic() + 2.0
             return
         with db.read(self.engine) as connection:

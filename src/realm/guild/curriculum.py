@@ -29,6 +29,8 @@ HELD_ACCURACY = 0.95  # a mastered level at this accuracy or better has no reten
 UNKNOWN_DEFICIT = 0.5  # of a mastered level that was never checked
 SCOUT_N = 40
 MANUAL_N = LOOKS[-1]
+PROBE_N = 30
+PROBE_LEVELS = 6  # the highest mastered ones: what the champion is chosen by
 CHECKS_PER_QUEST = 6
 CHECK_AFTER = 3  # quests between two retention checks of a level; the clause looks back 5
 REHEARSALS_IN_A_ROW = 2
@@ -251,7 +253,8 @@ def make_trial(kind: str, state: SkillState, level: int, campaign_seed: int, ser
         serial: trials held so far at this (skill, level); it keys the seed, so that every trial asks fresh problems.
     """
     closed = level in state.closed
-    sizes = {"promotion": LOOKS[-1], "retention": RETENTION_MIN_N, "scout": SCOUT_N, "manual": MANUAL_N}
+    sizes = {"promotion": LOOKS[-1], "retention": RETENTION_MIN_N, "scout": SCOUT_N, "manual": MANUAL_N,
+             "probe": PROBE_N}  # fmt: skip
     size = CLOSED_MAX_TABLE if closed and kind in ("promotion", "manual") else sizes[kind]
     threshold = CLOSED_THRESHOLD if closed and kind != "retention" else state.threshold
     seed = seed_of(campaign_seed, "trial", kind, state.skill, level, serial)
@@ -265,7 +268,8 @@ def plan_trials(
 
     A promotion trial at the training level (a scout instead while the hint says to wait), scouts at the levels ahead
     that were trained, and retention checks of at most 6 mastered levels: regressed ones always, others when their last
-    check is 3 quests old or older, oldest first.
+    check is 3 quests old or older, oldest first. Last, the probe of the highest mastered levels: the same problems
+    every time, so that the checkpoints of a campaign can be compared (contracts B3); it decides no level.
     """
     plans = []
 
@@ -280,6 +284,8 @@ def plan_trials(
             add("scout", level)
     for level in due_checks(state):
         add("retention", level)
+    for level in range(max(1, state.mastered - PROBE_LEVELS + 1), state.mastered + 1):
+        plans.append(make_trial("probe", state, level, campaign_seed, 0))
     return plans
 
 
