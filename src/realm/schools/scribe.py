@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 from realm.heroes.chat import Rendered
 from realm.heroes.model import Hero, pad_rows, plain_head, row_tensors, summed_loss
 from realm.heroes.profile import HeroProfile
+from realm.schools.muon import muon_adamw
 
 FAMILY = "sft"  # schools of one family share optimizer state
 BLOCK_OVERHEAD = 80  # tokens; one more forward and backward of a 3-layer hero costs about 4 ms, a token 50 µs
@@ -130,49 +131,6 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         f"{key} was {before.get(key)!r}, is {now[key]!r}" if key != "parameters" else "the parameters are others"
         for key in now if before.get(key) != now[key]
     ]  # fmt: skip
-
-
-class MuonAdamW(torch.optim.Optimizer):
-    """torch's Muon for the matrices inside the blocks and AdamW for the rest, as one optimizer.
-
-    Both parts share this object's groups and state, so saving, loading and schedules see one plain optimizer.
-    """
-
-    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
-        self._parts = list(parts)
-        super().__init__([group for part in parts for group in part.param_groups], {})
-        self._share()
-
-    def _share(self) -> None:
-        at = 0
-        for part in self._parts:
-            n = len(part.param_groups)
-            part.param_groups, part.state = self.param_groups[at : at + n], self.state
-            at += n
-
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        for part in self._parts:
-            part.step()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._share()
-
-
-def _muon_adamw(profile: HeroProfile, model: Any) -> MuonAdamW:
-    """Muon (Jordan 2024) on hidden matrices, scaled to AdamW's update size; embeddings, head and norms by AdamW."""
-    wanted = profile.optimizer
-    outer = {id(p) for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()}
-    matrices, rest = [], []
-    for parameter in (p for p in model.parameters() if p.requires_grad):
-        (matrices if parameter.ndim == 2 and id(parameter) not in outer else rest).append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=wanted.matrix_learning_rate, weight_decay=wanted.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    adamw = torch.optim.AdamW(
-        rest, lr=profile.training_defaults.learning_rate, betas=wanted.betas, weight_decay=wanted.weight_decay
-    )
-    return MuonAdamW([muon, adamw])
 
 
 class _Rows(Dataset):
@@ -362,7 +320,7 @@ def train(
     per_step = profile.rows_per_step
     hooks = _StepHooks(segment, per_step, on_step)
     if kept.optimizer is None and profile.optimizer.type == "muon":
-        kept.optimizer = _muon_adamw(profile, model)
+        kept.optimizer = muon_adamw(profile, model)
     trainer = _ScribeTrainer(
         model=model, args=_arguments(profile, segment.steps, scratch), train_dataset=_Rows(rows),
         data_collator=_collate, callbacks=[hooks], optimizers=(kept.optimizer, None),
