@@ -52,6 +52,10 @@ class LiveRealm:
     def url(self, service: str, path: str = "/") -> str:
         return f"http://127.0.0.1:{self.ports[service]}{path}"
 
+    def snapshot(self, service: str) -> dict:
+        """`/api/state` of a service without what differs from one reading to the next (its time, GPU samples)."""
+        return {key: value for key, value in self.get(service, "/api/state").items() if key not in ("t", "gpu")}
+
     def get(self, service: str, path: str) -> dict:
         with urllib.request.urlopen(self.url(service, path), timeout=10) as answer:
             return json.load(answer)

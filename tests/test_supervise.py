@@ -25,7 +25,7 @@ def live():
 def test_start_status_second_start_and_stop(live):
     begun = live.cli("start-all", "--no-arena")
     assert f":{live.ports['tavern']}" in begun.stdout and str(live.home.inbox) in begun.stdout
-    assert live.get("state", "/api/state") == live.get("tavern", "/api/state")
+    assert live.snapshot("state") == live.snapshot("tavern")
     assert live.get("bin", "/health")["status"] == "ok"
     status = live.status()
     assert status["services"] == {"realm": "RUNNING"} and status["inbox"] == str(live.home.inbox)
