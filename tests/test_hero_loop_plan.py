@@ -1,0 +1,216 @@
+"""Campaigns, progress and plans as the tables tell them."""
+
+import pytest
+import sqlalchemy as sa
+
+from realm import db
+from realm.arena import plan
+from realm.guild import campaigns, progress
+from realm.guild.skills import SkillError, get_skill
+from realm.heroes.profile import load_profile
+from realm.quests import board
+from realm.quests.board import NewQuest
+
+BIN = get_skill("bin")
+
+
+class World:
+    """A campaign with rows written by hand; `clock` orders them in time."""
+
+    def __init__(self, engine):
+        self.engine, self.clock = engine, 1000.0
+        with db.write(engine) as connection:
+            self.id = campaigns.ensure_active(connection, "pip", {"seed": 0})
+
+    def ask(self, function, *arguments, **more):
+        with db.read(self.engine) as connection:
+            return function(connection, *arguments, **more)
+
+    def tick(self):
+        self.clock += 1
+        return self.clock
+
+    @property
+    def campaign(self):
+        return self.ask(campaigns.get, self.id)
+
+    def trial(self, level, correct, n, kind="promotion", verdict="fail", step=1):
+        with db.write(self.engine) as connection:
+            connection.execute(sa.insert(db.trials).values(
+                id=db.new_id(), campaign_id=self.id, checkpoint_id="c", step=step, kind=kind, skill="bin", level=level,
+                closed=BIN.closed(level), n=n, correct=correct, verdict=verdict, suspicious=False, tokens=0,
+                started_at=self.tick(), seconds=0.1))
+
+    def level(self, level, step=1):
+        with db.write(self.engine) as connection:
+            connection.execute(sa.insert(db.levels).values(
+                campaign_id=self.id, skill="bin", level=level, closed=False, mastered_at=1.0, step=step, trial_id="t"))
+
+    def quest(self, state="done", **more):
+        with db.write(self.engine) as connection:
+            quest_id = board.enqueue(connection, NewQuest(
+                name="q", kind=more.pop("kind", "idle"), campaign_id=self.id, skill="bin", state=state, **more))
+            start = self.tick()
+            connection.execute(sa.update(db.quests).where(db.quests.c.id == quest_id).values(
+                started_at=start, finished_at=self.tick(), created_at=start))
+        return quest_id
+
+    def checkpoint(self, step, run=None, state="live"):
+        with db.write(self.engine) as connection:
+            run = run or campaigns.current_run(connection, self.id)["id"]
+            made = db.new_id()
+            connection.execute(sa.insert(db.checkpoints).values(
+                id=made, hero_id="pip", campaign_id=self.id, run_id=run, step=step, path="p", manifest_sha256="0",
+                bytes=1, state=state, resumable=True, pinned=False, created_at=self.tick()))
+        return made
+
+
+@pytest.fixture
+def world(engine):
+    return World(engine)
+
+
+def test_campaigns_begin_once_and_are_the_same_game_every_time(engine, world):
+    with db.write(engine) as connection:
+        again = campaigns.ensure_active(connection, "pip", {"seed": 0})
+        assert again == world.id
+        other = campaigns.ensure_active(connection, "flo", {"seed": 0})
+        back = campaigns.ensure_active(connection, "pip", {"seed": 0})
+    assert back == world.id and other != back
+    found = {c: world.ask(campaigns.get, c) for c in (other, back)}
+    assert (found[back]["state"], found[other]["state"]) == ("active", "paused")
+    assert found[back]["name"] == "pip-1" and found[back]["seed"] == campaigns.seed_of("campaign", "pip", 0, 1)
+    assert found[other]["seed"] != found[back]["seed"]
+    with pytest.raises(KeyError, match="no campaign"):
+        world.ask(campaigns.get, "nobody")
+    assert world.ask(campaigns.active)["id"] == world.id
+
+
+def test_an_archived_campaign_is_not_gone_on_with_and_ids_never_collide(engine, world):
+    with db.write(engine) as connection:
+        connection.execute(sa.update(db.campaigns).values(state="archived"))
+        new = campaigns.ensure_active(connection, "pip", {"seed": 0})
+    assert new != world.id and world.ask(campaigns.get, new)["name"] == "pip-2"
+
+
+def test_training_goes_on_from_the_newest_live_checkpoint_of_the_run(engine, world):
+    assert world.ask(campaigns.parent_checkpoint, world.id) is None
+    first = world.checkpoint(100)
+    world.checkpoint(200, state="corrupt")
+    assert world.ask(campaigns.parent_checkpoint, world.id)["id"] == first
+    third = world.checkpoint(300)
+    with db.write(engine) as connection:
+        run = campaigns.new_run(connection, world.id, first, "rollback")
+    assert world.ask(campaigns.current_run, world.id)["id"] == run
+    assert world.ask(campaigns.parent_checkpoint, world.id)["id"] == first, "a new run begins at its parent"
+    assert world.ask(progress.step_reached, world.id) == 300 and third
+    later = world.checkpoint(150)
+    assert world.ask(campaigns.parent_checkpoint, world.id)["id"] == later
+    assert world.ask(progress.step_reached, world.id) == 150, "the step of the line that goes on"
+
+
+def test_mastered_levels_have_no_gap(world):
+    for level, step in ((1, 10), (2, 20), (4, 30)):
+        world.level(level, step)
+    assert world.ask(progress.mastered_levels, world.id) == {"bin": 2}
+    world.level(3, 40)
+    assert world.ask(progress.mastered_levels, world.id) == {"bin": 4}
+    assert world.ask(progress.mastered_levels, world.id, 20) == {"bin": 2}
+    assert world.ask(progress.mastered_levels, world.id, 5) == {"bin": 0} or not world.ask(
+        progress.mastered_levels, world.id, 5)  # fmt: skip
+
+
+def test_skill_progress_is_that_of_the_newest_trial_at_the_training_level(world):
+    found = world.ask(progress.skill_progress, world.id, [BIN])["bin"]
+    assert (found.mastered_level, found.training_level, found.accuracy, found.n, found.lower_bound) == (
+        0, 1, None, 0, None)  # fmt: skip
+    world.trial(1, 20, 40)
+    world.trial(1, 30, 40, kind="scout")
+    world.trial(2, 1, 40, kind="scout")
+    found = world.ask(progress.skill_progress, world.id, [BIN])["bin"]
+    assert (found.accuracy, found.n, found.closed) == (0.75, 40, True) and 0.59 < found.lower_bound < 0.61
+    world.level(1)
+    found = world.ask(progress.hero_progress, world.id, [BIN])
+    assert found.total_level == 1 and found.skills["bin"].training_level == 2 and found.skills["bin"].accuracy == 0.025
+
+
+def test_waiting_and_ages_count_quests_that_began_later(world):
+    assert world.ask(progress.quests_since_fail, world.id, "bin", 1) is None
+    quest = world.quest()
+    with db.write(world.engine) as connection:
+        # The quest that the trial examines: it began before the trial and ends after it.
+        connection.execute(sa.update(db.quests).where(db.quests.c.id == quest).values(finished_at=9e9))
+    world.trial(1, 20, 40)
+    assert world.ask(progress.quests_since_fail, world.id, "bin", 1) == 0
+    world.quest()
+    world.quest(state="skipped")
+    assert world.ask(progress.quests_since_fail, world.id, "bin", 1) == 1
+    world.level(1)
+    assert world.ask(progress.retention_checks, world.id) == [progress.Check("bin", 1, "held", 1)]
+    world.trial(1, 20, 80, kind="retention", verdict="lost")
+    world.quest()
+    assert world.ask(progress.retention_checks, world.id) == [progress.Check("bin", 1, "lost", 1)]
+
+
+def test_skill_state_and_single_trials(world):
+    for level in (1, 2):
+        world.level(level)
+    world.trial(3, 30, 40)
+    state = world.ask(plan.skill_state, world.id, BIN)
+    assert (state.mastered, state.training, state.closed) == (2, 3, frozenset({1, 2}))
+    assert state.seen[3].accuracy == 0.75 and state.quests_since_fail == 0
+    trial = world.ask(plan.single_trial, world.campaign, "bin", None, "manual")
+    assert (trial["level"], trial["closed"], trial["max_n"], trial["kind"]) == (3, False, 200, "manual")
+    far = world.ask(plan.single_trial, world.campaign, "bin", 20, "manual")
+    assert far["level"] == 20 and not far["closed"]
+    with pytest.raises(SkillError, match="levels 1 to 30"):
+        world.ask(plan.single_trial, world.campaign, "bin", 31, "manual")
+    again = world.ask(plan.single_trial, world.campaign, "bin", None, "manual")
+    assert again == trial
+    world.trial(3, 1, 40)
+    assert world.ask(plan.single_trial, world.campaign, "bin", None, "manual")["seed"] != trial["seed"]
+
+
+def test_battle_configuration(world, home):
+    profile = load_profile("pip")
+    parent = world.checkpoint(100)
+    quest_id = world.quest(state="queued", steps=None, rows=1000, mix={"3": 1.0}, level=3, path="queue/low/x.jsonl",
+                           report={"sha256": "ab", "probe": {"path": "p", "rows": 20}})  # fmt: skip
+    quest = world.ask(board.get, quest_id)
+    trials = world.ask(plan.quest_trials, world.campaign, quest)
+    config = world.ask(plan.battle_config, world.campaign, profile, quest, trials)
+    assert config["parent_checkpoint_id"] == parent and config["quest_start_step"] == 100
+    assert config["steps"] == 16, "1,000 rows in steps of 64"
+    assert config["data"] == {"path": "queue/low/x.jsonl", "sha256": "ab", "rows": 1000}
+    assert config["floor"] == 0.0 and config["probe"] == {"path": "p", "rows": 20}
+    assert config["hero"]["id"] == "pip" and config["seed"] == world.campaign["seed"]
+    with db.write(world.engine) as connection:
+        plan.start_battle(connection, "W", config, quest)
+    world.checkpoint(105)
+    again = world.ask(plan.battle_config, world.campaign, profile, world.ask(board.get, quest_id), [])
+    assert again["quest_start_step"] == 100, "where the quest first began"
+    with db.write(world.engine) as connection:
+        connection.execute(sa.update(db.checkpoints).where(db.checkpoints.c.step >= 100).values(state="corrupt"))
+    world.checkpoint(60)
+    fallen = world.ask(plan.battle_config, world.campaign, profile, world.ask(board.get, quest_id), [])
+    assert fallen["quest_start_step"] == 60, "never beyond the checkpoint it goes on from"
+    assert plan.child_key(config) == plan.child_key(again | {"steps": 1})
+    assert plan.child_key(config) != plan.child_key(config | {"hero": {**config["hero"], "seed": 9}})
+
+
+def test_idle_spec_needs_a_skill(world):
+    profile = load_profile("pip")
+    spec, serial = world.ask(plan.idle_spec, world.id, profile)
+    assert (spec.skill, spec.level, serial) == ("bin", 1, 0)
+    assert world.ask(plan.idle_spec, world.id, profile.model_copy(update={"skill_priorities": {"ghost": 1.0}})) is None
+    with pytest.raises(SkillError, match="bim"):
+        world.ask(plan.idle_spec, world.id, profile, "bim")
+
+
+def test_quests_of_other_data_are_followed_by_retention_checks_only(world):
+    world.level(1)
+    for _ in range(4):
+        world.quest()
+    quest = {"skill": None, "mix": None, "origin": {}}
+    kinds = [t["kind"] for t in world.ask(plan.quest_trials, world.campaign, quest)]
+    assert kinds == ["retention", "probe"]
