@@ -16,7 +16,9 @@ from live import LiveRealm  # noqa: E402
 
 from realm import db  # noqa: E402
 
-ROLES = (("realm.arena.battle", "battle"), ("arena", "arena"), ("supervisor", "supervisor"), ("tavern", "realm"))
+# A word of the command line, and the role it gives away.
+ROLES = (("realm.arena.battle", "battle"), ("supervisor.supervisord", "supervisor"), ("arena", "arena"),
+         ("tavern", "realm"))  # fmt: skip
 TRAINING_WAIT_S = 180.0
 
 
@@ -38,7 +40,7 @@ def live_realm(hero_yaml: str = "") -> Iterator[LiveRealm]:
 
 def role_of(command: Sequence[str]) -> str:
     """battle | arena | realm | supervisor, or "other", from a command line."""
-    return next((role for word, role in ROLES if any(word in part for part in command)), "other")
+    return next((role for word, role in ROLES if word in command), "other")
 
 
 def cpu_seconds(live: LiveRealm) -> dict[str, float]:

@@ -78,10 +78,15 @@ def heavy_imports(live: LiveRealm, *words: str) -> list[str]:
     """Which of HEAVY a command imports, from the interpreter's own list of imports."""
     done = subprocess.run([sys.executable, "-X", "importtime", "-m", "training", *words], env=live.environ,
                           capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)  # fmt: skip
-    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
-    if "realm" not in imported:
+    found = imported(done.stderr)
+    if "realm" not in found:
         raise RuntimeError(f"training {' '.join(words)} imported nothing of the realm: {done.stderr[-500:]}")
-    return sorted(imported & set(HEAVY))
+    return sorted(found & set(HEAVY))
+
+
+def imported(listing: str) -> set[str]:
+    """Top-level packages in what `python -X importtime` prints."""
+    return {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in listing.splitlines() if "|" in line}
 
 
 def _children_cpu() -> float:

@@ -79,13 +79,14 @@ def shown(value: float, better: str = "") -> str:
     """Three significant digits; rounded up when low is good, down when high is good, else to the nearest."""
     if value == 0 or not math.isfinite(value):
         return str(value) if value else "0"
-    decimals = max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))
-    scaled = value * 10**decimals
+    exponent = math.floor(math.log10(abs(value)))
+    decimals = DIGITS - 1 - exponent
     # 1e-9: 0.29 * 100 is 28.999999999999996, which is no worse than 29.
     turn = {"low": lambda x: math.ceil(x - 1e-9), "high": lambda x: math.floor(x + 1e-9)}.get(better, round)
-    if abs(value) < 1e-3:
-        return f"{value:.1e}"
-    return f"{turn(scaled) / 10**decimals:,.{decimals}f}"
+    if exponent < -3:
+        return f"{turn(value * 10**decimals) / 10 ** (DIGITS - 1):.{DIGITS - 1}f}e{exponent}"
+    decimals = max(0, decimals)
+    return f"{turn(value * 10**decimals) / 10**decimals:,.{decimals}f}"
 
 
 def render(rows: Sequence[Row]) -> str:
