@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -13,12 +14,13 @@ from loop_kit import Tables, fake_command, running, tell, tiny_home, wait_for
 
 from realm import db
 from realm.arena import child as children
-from realm.arena import commands, recover
+from realm.arena import commands, plan, recover
 from realm.arena.hero_loop import AlreadyRunning, hold_lock
 from realm.guild import campaigns, progress
 from realm.guild.skills import get_skill
 from realm.quests import idle
 from realm.temple.blessing import recompute
+from realm.temple.ledger import audit
 from realm.vault.champion import champion
 
 
@@ -61,6 +63,13 @@ def test_idle_quest_battle_trial_level_blessing_champion(home, tables):
         own = [m["effort"] for m in tables.rows(db.metrics, db.metrics.c.battle_id == blessing["battle_id"])]
         assert blessing["effort"] == pytest.approx(sum(own)) and len(own) == 10
     assert tables.rows(db.blessings)[0]["verdict"] == "blessed" and tables.rows(db.blessings)[0]["xp"] > 0
+    with db.read(tables.engine) as connection:
+        books = audit(connection)
+    assert books["differences"] == [] and books["xp"] == pytest.approx(books["recomputed"]) and books["blessings"] >= 2
+    with db.write(tables.engine) as connection:
+        connection.execute(sa.update(db.blessings).values(xp=db.blessings.c.xp + 5))
+        assert {d["what"] for d in audit(connection)["differences"]} == {"xp"}, "a forged sum is found"
+        connection.execute(sa.update(db.blessings).values(xp=db.blessings.c.xp - 5))
     told = tables.events("champion")[0]["payload"]
     assert told["total_level"] == 1
     campaign = campaigns_active(tables)
@@ -440,6 +449,42 @@ def test_a_battle_done_but_not_settled_is_settled_at_the_next_start(home, tables
     recover.recover(home, tables.engine)
     assert [(x["skill"], x["level"]) for x in tables.rows(db.levels)] == [("bin", 1)]
     assert len(tables.rows(db.blessings)) == 1, "once"
+
+
+def test_a_quest_whose_file_is_gone_fails_and_the_loop_goes_on(home, tables):
+    home = tiny_home(home)
+    tables.send("mode", mode="rest")
+    (home.inbox / "a.jsonl").write_text(json.dumps({"prompt": "a", "completion": "x"}) + "\n")
+    with running(home):
+        quest = wait_for(lambda: tables.quests())[0]
+        wait_for(lambda: not (home.inbox / "a.jsonl").exists())
+        (home.root / quest["path"]).unlink()
+        tables.do("mode", mode="train")
+        wait_for(done_quests(tables, 1))
+    lost = tables.quests(db.quests.c.id == quest["id"])[0]
+    assert lost["state"] == "failed" and "drop it into the inbox again" in lost["error"]
+
+
+def test_a_fault_of_the_loop_is_told_and_does_not_end_it(home, tables, monkeypatch):
+    monkeypatch.setattr("realm.arena.hero_loop.FAULT_WAIT_S", 0.0)
+    broken = [RuntimeError("a bug"), RuntimeError("a bug")]
+    real = plan.battle_config
+
+    def stumbles(*arguments):
+        if broken:
+            raise broken.pop()
+        return real(*arguments)
+
+    monkeypatch.setattr(plan, "battle_config", stumbles)
+    home = tiny_home(home)
+    with running(home):
+        wait_for(done_quests(tables, 1))
+    alerts = [e["payload"] for e in tables.events("alert")]
+    assert [a["code"] for a in alerts] == ["hero_loop"] and "a bug" in alerts[0]["why"]
+    broken += [RuntimeError("for ever")] * 9
+    with pytest.raises(RuntimeError, match="for ever"), running(home):
+        wait_for(lambda: len(broken) <= 4)
+        time.sleep(0.2)
 
 
 def test_strays_in_the_queue(home, tables):

@@ -46,6 +46,8 @@ INBOX_S = 0.25
 LOOK_S = 1.0  # without any change of the database, for what only time brings: stalls, waiting times
 STALL_S = 900.0  # without any sign of life from the child: the battle is lost
 STOP_WAIT_S = 45.0  # at shutdown, for the child's last checkpoint
+MAX_FAULTS = 5  # errors of the loop itself in a row
+FAULT_WAIT_S = 5.0
 MAX_FAILURES = 5  # battles lost in a row, then mode rest and an alert
 BACKOFF_S = (0.0, 1.0, 5.0, 20.0, 60.0)
 
@@ -96,9 +98,21 @@ class HeroLoop:
             self._hero()
             recover(self.home, self.engine)
             inbox.start()
-            while not self.stop.is_set():
-                self.tick()
-                self.stop.wait(TICK_S)
+            faults = 0
+            while not self.stop.wait(TICK_S):
+                try:
+                    self.tick()
+                    faults = 0
+                except Exception as error:
+                    # One bad quest or a full disk must not end the game; a fault that stays ends the process, and
+                    # the supervisor starts it again.
+                    faults, self._dirty = faults + 1, True
+                    log.exception("the hero loop stumbled (%d of %d)", faults, MAX_FAULTS)
+                    if faults >= MAX_FAULTS:
+                        raise
+                    self._alert("hero_loop", "running the hero loop", repr(error),
+                                "Read logs/arena.log; `python3 -m training doctor` names what is broken.")  # fmt: skip
+                    self.stop.wait(FAULT_WAIT_S)
         finally:
             self.stop.set()
             self._shut_down()
@@ -309,12 +323,23 @@ class HeroLoop:
                 plans = [plan.single_trial(connection, self.campaign, skill, level, "promotion")]
             self._battle(None, plans)
         elif quest is not None:
-            with db.read(self.engine) as connection:
-                trials = plan.quest_trials(connection, self.campaign, quest)
-            self._battle(quest, trials)
+            self._take(quest)
         elif self.home.settings.idle_generation:
             self._ready_child()  # it loads its libraries while the quest is being made
             self._make_idle(None)
+
+    def _take(self, quest: dict[str, Any]) -> None:
+        """Give a quest of the board to the battle child; one that cannot be trained fails with the reason."""
+        try:
+            if board.locate(self.home, quest) is None:
+                raise board.BoardError(f"the file of quest {quest['name']} is not there; drop it into the inbox again")
+            with db.read(self.engine) as connection:
+                trials = plan.quest_trials(connection, self.campaign, quest)
+        except (board.BoardError, SkillError) as error:
+            with db.write(self.engine) as connection:
+                board.set_state(connection, quest["id"], "failed", str(error), error=str(error), finished_at=db.now())
+            return
+        self._battle(quest, trials)
 
     def _rest(self) -> None:
         """Nothing to do: a child that holds a model is let go, so that resting frees its memory."""
