@@ -51,7 +51,8 @@ def whole(home, engine, profile):
     {"training_defaults": {"gradient_accumulation": 3, "batch_size": 2},
      "model": {"architecture": {"attention_dropout": 0.2}}},
     pytest.param({"optimizer": {"type": "adamw"}}, marks=pytest.mark.slow),
-], ids=["plain", "accumulation-dropout", "adamw"])  # fmt: skip
+    pytest.param({"training_defaults": {"precision": "bf16"}}, marks=pytest.mark.slow),
+], ids=["plain", "accumulation-dropout", "adamw", "bf16"])  # fmt: skip
 def test_a_plus_b_equals_c(tmp_path, changes):
     """Interrupted inside a quest and at the quest boundary, each part in a new worker that reads from disk."""
     profile = kit.micro_profile(**changes)

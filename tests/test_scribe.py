@@ -156,6 +156,16 @@ def test_length_blocks_change_nothing(nest, monkeypatch):
     assert [f.loss for f in split] == pytest.approx([f.loss for f in whole], rel=1e-5)
 
 
+def test_bf16_computes_in_bf16_and_keeps_fp32_weights(nest):
+    exact, rough = nest(), nest(training_defaults={"precision": "bf16"})
+    expected, _ = learn(exact, steps=6)
+    facts, _ = learn(rough, steps=6)
+    losses = [f.loss for f in facts]
+    assert losses != [f.loss for f in expected], "nothing was computed in bf16"
+    assert losses == pytest.approx([f.loss for f in expected], rel=0.02)
+    assert {p.dtype for p in rough.model.parameters()} == {torch.float32}
+
+
 def test_facts_of_a_step(nest):
     hero = nest(training_defaults={"batch_size": 2, "gradient_accumulation": 3, "warmup_steps": 4})
     facts, _ = learn(hero, steps=5, start=100, cursor=12)

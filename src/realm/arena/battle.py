@@ -50,6 +50,10 @@ class BattleFailed(RuntimeError):
         self.code = code
 
 
+class _Leaving(Exception):
+    """The child was told to end while the battle was arming or between two trials."""
+
+
 @dataclass
 class Held:
     """What the child keeps between battles: the hero exactly as the checkpoint `checkpoint_id` has it."""
@@ -107,6 +111,8 @@ class Worker:
         battle = _Battle(self, row)
         try:
             battle.fight()
+        except _Leaving:
+            battle.leave()
         except (BattleFailed, CheckpointError, ProfileError) as error:
             battle.fail(getattr(error, "code", "profile"), str(error))
         except Exception as error:  # the process is the boundary: the arena must read why, not see a dead child
@@ -151,6 +157,11 @@ class _Battle:
         outcome = {"stop": "stopped", "skip": "skipped"}.get(order, "trained")
         self.pulse.enter("done", outcome=outcome, ended_at=db.now(), checkpoint_id=checkpoint, phase=None)
 
+    def leave(self) -> None:
+        """End as stopped with the newest checkpoint there is."""
+        checkpoint = self._last_good[1] if self._last_good else self.config["parent_checkpoint_id"]
+        self.pulse.enter("done", outcome="stopped", ended_at=db.now(), checkpoint_id=checkpoint, phase=None)
+
     def fail(self, code: str, text: str) -> None:
         """End the battle as failed. What is in memory is not trusted afterwards."""
         held, self.worker.held = self.worker.held, None
@@ -168,6 +179,8 @@ class _Battle:
     # --- arming ---
 
     def _phase(self, words: str) -> None:
+        if self.worker.orders.leaving:
+            raise _Leaving  # nothing was trained yet, so nothing is lost
         self.pulse.flush(phase=words)
 
     def _load(self) -> Held:

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -100,17 +101,19 @@ def load_tokenizer(folder: Path, template: str = "tokenizer") -> Any:
     return tokenizer
 
 
-def load_model(profile: HeroProfile, folder: Path) -> Any:
-    """Causal language model of a folder in Hugging Face layout, on `device()`, in the profile's precision.
+def load_model(folder: Path) -> Any:
+    """Causal language model of a folder in Hugging Face layout, on `device()`, with fp32 weights.
+
+    precision: bf16 computes in bf16 (see `Hero.autocast`) but keeps fp32 weights: an AdamW step at 1e-5 is smaller
+    than half the distance between neighbouring bf16 weights and would be rounded away.
 
     Raises:
         ProfileError: no config.json or no *.safetensors (pickle files are never read).
     """
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ProfileError(f"{folder}: needs config.json and *.safetensors; convert the weights or use another folder")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[profile.training_defaults.precision]
     model = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        str(folder), dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     return model.to(device()).eval()
 
@@ -324,7 +327,11 @@ class Hero:
     @classmethod
     def load(cls, profile: HeroProfile, folder: Path) -> Hero:
         """Weights and tokenizer of one folder; see `load_model` and `load_tokenizer` for the errors."""
-        return cls(profile, load_model(profile, folder), load_tokenizer(folder, profile.chat.template))
+        return cls(profile, load_model(folder), load_tokenizer(folder, profile.chat.template))
+
+    def autocast(self) -> AbstractContextManager:
+        """Computing precision of the profile, for training, answers and losses alike."""
+        return torch.autocast(device().type, torch.bfloat16, enabled=self.profile.training_defaults.precision == "bf16")
 
     def render(self, rows: Sequence[Sequence[chat.Message]]) -> tuple[list[chat.Rendered], list[tuple[int, str, str]]]:
         """Training rows of conversations under this hero's rules: (rows, [(index, code, reason)] of the dropped)."""
@@ -338,9 +345,11 @@ class Hero:
         """Greedy answers as (text, tokens written), in order."""
         thinking = self.profile.chat.thinking
         prompts = [chat.prompt_ids(messages, self.tokenizer, thinking) for messages in conversations]
-        written = generate_batch(self.model, self.tokenizer, prompts, max_new_tokens, interrupted=interrupted)
+        with self.autocast():
+            written = generate_batch(self.model, self.tokenizer, prompts, max_new_tokens, interrupted=interrupted)
         return [(self.tokenizer.decode(ids, skip_special_tokens=True), len(ids)) for ids in written]
 
     def loss(self, rows: Sequence[chat.Rendered]) -> float:
         """Nats per trained token; see `sequence_loss`."""
-        return sequence_loss(self.model, rows)
+        with self.autocast():
+            return sequence_loss(self.model, rows)

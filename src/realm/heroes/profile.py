@@ -76,7 +76,10 @@ class Chat(_Frozen):
 
 
 class TrainingDefaults(_Frozen):
-    """`batch_size` rows per micro-batch; `max_length` tokens; `save_steps` optimizer steps between checkpoints."""
+    """`batch_size` rows per micro-batch; `max_length` tokens; `save_steps` optimizer steps between checkpoints.
+
+    `precision` is what is computed in; weights are kept in fp32 either way.
+    """
 
     batch_size: int = Field(32, ge=1)
     gradient_accumulation: int = Field(1, ge=1)

@@ -187,6 +187,7 @@ def blocks(lengths: Sequence[int], overhead: int = BLOCK_OVERHEAD) -> list[list[
 class _ScribeTrainer(Trainer):
     """Trainer with the Scribe's data order and loss; everything else is the library's."""
 
+    hero: Hero
     sampler: Sampler
     plain: bool
     tokens = trained = 0  # of the present optimizer step
@@ -199,14 +200,17 @@ class _ScribeTrainer(Trainer):
     ) -> Any:
         ids, labels, lengths = inputs["input_ids"], inputs["labels"], inputs["lengths"].tolist()
         self.tokens, self.trained = self.tokens + sum(lengths), num_items_in_batch
+        with self.hero.autocast():
+            loss = self._summed(model, ids, labels, lengths) / num_items_in_batch
+        return (loss, None) if return_outputs else loss
+
+    def _summed(self, model: Any, ids: Tensor, labels: Tensor, lengths: list[int]) -> Tensor:
         if model is self.model:
             parts = [(block, max(lengths[i] for i in block)) for block in blocks(lengths)]
             losses = [summed_loss(model, ids[b, :n], labels[b, :n], self.plain) for b, n in parts]
-            loss = torch.stack(losses).sum()
-        else:  # a wrapper (DDP, FSDP) must be entered once, and by its own forward
-            loss = summed_loss(model, ids, labels, plain=False)
-        loss = loss / num_items_in_batch
-        return (loss, None) if return_outputs else loss
+            return torch.stack(losses).sum()
+        # A wrapper (DDP, FSDP) must be entered once, and by its own forward.
+        return summed_loss(model, ids, labels, plain=False)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # the library walks over all parameters for every micro-batch; nobody reads the number
@@ -326,7 +330,7 @@ def train(
         data_collator=_collate, callbacks=[hooks], optimizers=(kept.optimizer, None),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
-    hooks.trainer = trainer
+    hooks.trainer, trainer.hero = trainer, hero
     trainer.sampler, trainer.plain = _Stream(segment, len(rows), segment.steps * per_step), plain_head(model)
     # The loss above is already the share of the whole optimizer step, whatever the model's forward accepts.
     trainer.model_accepts_loss_kwargs = trainer.loss_is_scaled_for_ga = True
