@@ -211,6 +211,7 @@ def test_a_lost_battle_goes_on_from_the_last_checkpoint(home, tables, monkeypatc
     assert sorted(steps) == list(range(1, max(steps) + 1)), "no step is counted twice"
 
 
+@pytest.mark.slow
 def test_a_child_that_stalls_is_ended(home, tables):
     home = tiny_home(home, battles=["stall"])
     with running(home, stall_s=2.0) as loop:
@@ -222,6 +223,7 @@ def test_a_child_that_stalls_is_ended(home, tables):
     assert "no sign of life" in tables.battles()[0]["error"]
 
 
+@pytest.mark.slow
 def test_five_failures_in_a_row_stop_the_training_with_an_alert(home, tables, monkeypatch):
     monkeypatch.setattr("realm.arena.hero_loop.BACKOFF_S", (0.0,))
     home = tiny_home(home, default="fail")
@@ -264,6 +266,7 @@ def test_a_corrupt_checkpoint_is_cursed(home, tables):
     assert check["status"] == "fail" and "model.safetensors" in check["details"]
 
 
+@pytest.mark.slow
 def test_data_that_changed_after_the_cleric_is_cursed(home, tables):
     home = tiny_home(home, step_s=0.05)
     with running(home):
@@ -355,6 +358,7 @@ def test_trials_and_quests_by_command_and_another_hero(home, tables):
     assert sorted(c["state"] for c in tables.rows(db.campaigns)) == ["active", "paused"]
 
 
+@pytest.mark.slow
 def test_a_child_is_replaced_after_its_quests(home, tables, monkeypatch):
     monkeypatch.setattr(children, "MAX_QUESTS", 2)
     home = tiny_home(home)
@@ -513,6 +517,7 @@ def test_no_promotion_while_a_mastered_level_is_in_regression(home, tables):
         wait_for(lambda: len(tables.rows(db.levels)) >= 2, 40)
 
 
+@pytest.mark.slow
 def test_wait_after_a_fail(home, tables):
     home = tiny_home(home, base=0.5)
     with running(home):
