@@ -435,3 +435,18 @@ def test_missing_weights_fail_with_the_commands(home, engine):
     ids = kit.campaign(engine)
     row = kit.serve_here(home, engine, kit.order_battle(engine, load_profile("dio"), ids, trials=[bin_trial()]))
     assert row["state"] == "failed" and "training hero use dio --model PATH" in row["error"]
+
+
+def test_told_to_leave_while_arming_it_leaves_at_once(home, engine):
+    from realm.arena.battle import Worker
+
+    profile, ids, a = one_quest(home, engine)
+    first = kit.serve_here(home, engine, kit.order_battle(engine, profile, ids, data=a, steps=2))
+    order = kit.order_battle(engine, profile, ids, data=a, steps=9, parent=first["checkpoint_id"])
+    worker = Worker(home, "W")
+    worker.orders.terminated = True
+    worker.serve(dict(kit.battle_row(engine, order)))
+    row = kit.battle_row(engine, order)
+    assert (row["state"], row["outcome"], row["checkpoint_id"]) == ("done", "stopped", first["checkpoint_id"])
+    assert worker.held is None, "nothing may have been loaded for it"
+    assert len(kit.curve(engine, ids["run_id"])) == 2
