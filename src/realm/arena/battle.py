@@ -63,6 +63,7 @@ class Held:
     step: int
     checkpoint_id: str | None  # None: base weights
     state: dict[str, Any] | None  # resume/state.json of that checkpoint
+    moved: bool = False  # trained since: the weights in memory are no longer the checkpoint's
 
 
 @dataclass
@@ -135,7 +136,7 @@ class _Battle:
         self.quest = Quest()
         self.cursor = 0
         self.loss_before: float | None = None
-        self._last_good: tuple[int, str] | None = None
+        self._last_good: tuple[int, str | None] = (0, self.config["parent_checkpoint_id"])  # (step, checkpoint)
 
     # --- the whole battle, top to bottom ---
 
@@ -159,15 +160,15 @@ class _Battle:
 
     def leave(self) -> None:
         """End as stopped with the newest checkpoint there is."""
-        checkpoint = self._last_good[1] if self._last_good else self.config["parent_checkpoint_id"]
+        _, checkpoint = self._last_good
         self.pulse.enter("done", outcome="stopped", ended_at=db.now(), checkpoint_id=checkpoint, phase=None)
 
     def fail(self, code: str, text: str) -> None:
         """End the battle as failed. What is in memory is not trusted afterwards."""
-        held, self.worker.held = self.worker.held, None
-        if held is not None and code == "nan":
-            last = held.checkpoint_id or "the base weights"
-            text += f". Last good checkpoint: {last} at step {held.step:,}"
+        self.worker.held = None
+        if code == "nan":
+            step, checkpoint = self._last_good
+            text += f". Last good checkpoint: {checkpoint or 'the base weights'} at step {step:,}"
         log.error("battle %s failed: %s", self.row["id"], text)
         with db.write(self.engine) as connection:
             fix = "Read the reason, put it right, then retry the quest."
@@ -189,7 +190,8 @@ class _Battle:
         from realm.schools import scribe
 
         parent, held = self.config["parent_checkpoint_id"], self.worker.held
-        if held is not None and held.checkpoint_id == parent and held.hero.profile == self.profile:
+        if held and not held.moved and held.checkpoint_id == parent and held.hero.profile == self.profile:
+            self._last_good = held.step, parent
             return held
         self.worker.held = None  # frees the old weights before new ones are loaded
         if parent is None:
@@ -197,17 +199,15 @@ class _Battle:
             if self.profile.embedded:
                 folder = make_embedded(self.profile, self.home)
             held = Held(Hero.load(self.profile, folder), scribe.OptimizerState(), 0, None, None)
-            if not (self.home.models / "current_model").is_symlink():
-                checkpoints.point_current(self.home, folder)
         else:
             found = checkpoints.load(self.home, self.engine, parent)
             optimizer = scribe.OptimizerState()
             if found.state is not None:
                 optimizer = scribe.load_optimizer(found.folder / checkpoints.RESUME, found.state["optimizer"])
-            hero = Hero.load(self.profile, found.folder)
-            held = Held(hero, optimizer, found.place.step, parent, found.state)
-            checkpoints.point_current(self.home, found.folder)
-        self.worker.held = held
+            folder = found.folder
+            held = Held(Hero.load(self.profile, folder), optimizer, found.place.step, parent, found.state)
+        checkpoints.point_current(self.home, folder)
+        self.worker.held, self._last_good = held, (held.step, parent)
         return held
 
     def _prepare_quest(self, held: Held) -> None:
@@ -288,12 +288,10 @@ class _Battle:
 
         segment = scribe.Segment(self.config["campaign_id"], self.config["quest_id"], self.config["seed"],
                                  quest.start_step, quest.steps, quest.cursor)  # fmt: skip
-        good = held.step, held.checkpoint_id
-        held.checkpoint_id = "in training"  # the weights in memory now belong to no checkpoint
+        held.moved = True
         try:
             scribe.train(held.hero, quest.rows, segment, held.optimizer, self.home.run / "trainer", on_step)
         except scribe.TrainingError as error:
-            held.step, held.checkpoint_id = self._last_good or good
             raise BattleFailed(error.code, str(error)) from error
         return order
 
@@ -379,7 +377,7 @@ class _Battle:
         if order != "run":
             self.pulse.enter("stopping")
         why = {"stop": "stopped", "skip": "skipped"}.get(order, "quest done" if trained else "before the first step")
-        held.checkpoint_id = self._save_now(why)
+        held.checkpoint_id, held.moved = self._save_now(why), False
         return held.checkpoint_id
 
     def _state(self, held: Held, optimizer: dict[str, Any]) -> dict[str, Any]:
