@@ -23,7 +23,7 @@ import orjson
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from realm import db, events
+from realm import db, events, services
 from realm.settings import RealmHome
 from realm.state import machine
 from realm.state.reader import quest_effort, quest_steps, snapshot
@@ -70,9 +70,14 @@ class Client:
         self.frames.extend(batch)
         if len(self.frames) > QUEUE_FRAMES:
             log.warning("a stream client is %d frames behind and was dropped; it may reconnect", len(self.frames))
-            self.frames.clear()
-            self.gone.set()
+            self.drop()
         self.ready.set()
+
+    def drop(self) -> None:
+        """Send the client away; it may come back and be replayed. Called in its own event loop."""
+        self.frames.clear()
+        self.gone.set()
+        self.ready.set()  # wakes whoever waits for frames
 
 
 class Tail:
@@ -220,7 +225,7 @@ class Hub:
             self._stop.set()
             self._thread = self._engine = None
         for client in clients:
-            _in_loop(client.loop, client.gone.set)
+            _in_loop(client.loop, client.drop)
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=5)
         if made is not None:
@@ -242,7 +247,7 @@ class Hub:
                         batch += self._news(connection, tail)
                 if begun - machine_at >= MACHINE_S:
                     machine_at = begun
-                    batch.append((None, frame("forge", machine.sample(self.home.root).to_dict())))
+                    batch.append((None, frame("forge", self._machine())))
                 self._fan_out(batch)
                 stop.wait(max(0.01, TICK_S - (time.monotonic() - begun)))
         except Exception:
@@ -254,9 +259,14 @@ class Hub:
                     self._clients.clear()
                     self._thread = None
             for client in clients:
-                _in_loop(client.loop, client.gone.set)
+                _in_loop(client.loop, client.drop)
         finally:
             watcher.close()
+
+    def _machine(self) -> dict[str, Any]:
+        """The machine's numbers, and whether the hero loop lives."""
+        alive = services.noted(self.home, "arena") is not None
+        return {**machine.sample(self.home.root).to_dict(), "arena": alive}
 
     def _news(self, connection: sa.Connection, tail: Tail) -> list[tuple[int | None, bytes]]:
         batch: list[tuple[int | None, bytes]] = []
@@ -342,12 +352,9 @@ async def _live(client: Client, last: int) -> AsyncIterator[bytes]:
     while not client.gone.is_set():
         if not client.frames:
             client.ready.clear()
-            gone = asyncio.ensure_future(client.gone.wait())
-            ready = asyncio.ensure_future(client.ready.wait())
-            done, pending = await asyncio.wait({gone, ready}, timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
-            for task in pending:
-                task.cancel()
-            if not done:
+            try:
+                await asyncio.wait_for(client.ready.wait(), KEEP_ALIVE_S)
+            except TimeoutError:
                 yield KEEP_ALIVE
             continue
         out = []

@@ -1,0 +1,11 @@
+// Entry of every page: parts first, then the line, so that nothing that is told is missed.
+import * as board from './board.js';
+import * as charts from './charts.js';
+import {connect} from './line.js';
+import * as live from './live.js';
+import * as orders from './orders.js';
+import * as stage from './stage.js';
+import * as ui from './ui.js';
+
+for (const part of [ui, live, orders, board, stage, charts]) part.start();
+connect();

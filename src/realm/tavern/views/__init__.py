@@ -1,0 +1,1 @@
+"""View models: what a page prints, computed here and tested without a browser."""

@@ -1,0 +1,260 @@
+"""What the other pages print: Guild, Quests, Battle, Saga, Vault, Temple, Campaign and what is still to come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from realm import db
+from realm.guild.levels import CLOSED_THRESHOLD, wilson
+from realm.heroes.profile import ProfileError, list_profiles
+from realm.state import queries, reader, uploads
+from realm.tavern.views import drawings, log, words
+from realm.tavern.views.home import Facts
+
+LANDMARKS = {"bin": (8, 15, 22, 30)}
+CRESTS = {"bin": ("#14504a", "#0f2f2c")}
+COLUMNS = ("inbox", "high", "normal", "low", "training", "done", "failed")
+COLUMN_WORDS = {
+    "inbox": ("Inbox", "with the Cleric", "unchecked files"), "high": ("High", "taken first", "first lane"),
+    "normal": ("Normal", "taken next", "second lane"), "low": ("Low", "taken last", "third lane"),
+    "training": ("In battle", "being fought", "training now"), "done": ("Done", "won", "trained"),
+    "failed": ("Failed", "turned away, lost or left", "refused, failed or skipped"),
+}  # fmt: skip
+SERIES_ROWS = 20
+PRIMITIVE_TRIALS = 10
+WEAK_BELOW, WEAK_MIN_N = 0.7, 20
+
+
+# --- guild --------------------------------------------------------------------------------------------------------
+
+
+def guild(connection: sa.Connection, f: Facts) -> dict[str, Any]:
+    """Skill cards, and the newest trials as a table."""
+    campaign = f.snapshot.campaign.id
+    cards = [_card(connection, f, skill) for skill in queries.skills(connection, campaign)]
+    trials = queries.trials(connection, campaign, limit=12)
+    return {
+        "cards": cards, "trials": trials, "last": trials[0] if trials else None,
+        "total_level": f.snapshot.hero.total_level if f.snapshot.hero else 0,
+        "primitives": primitives(connection, campaign), "difficulties": difficulties(connection, campaign),
+    }  # fmt: skip
+
+
+def _card(connection: sa.Connection, f: Facts, skill: dict[str, Any]) -> dict[str, Any]:
+    training = skill["training_level"]
+    here = [t for t in skill["trials"] if t["level"] == training]
+    last = here[0] if here else None
+    info = skill["levels"][training - 1]
+    marks = LANDMARKS.get(skill["id"], ())
+    bad = {c["level"] for c in skill["retention"] if c["verdict"] in ("regression", "lost")}
+    pips = [{"n": n, "cls": _pip(n, skill, bad) + (" k" if n in marks else "")
+                            + (" o" if skill["levels"][n - 1]["closed"] else "")}
+            for n in range(1, skill["max_level"] + 1)]  # fmt: skip
+    battle = f.snapshot.battle
+    here_now = f.quest is not None and f.quest["skill"] == skill["id"]
+    fighting = here_now and battle.state not in ("idle", "failed", "done")
+    need = CLOSED_THRESHOLD if info["closed"] else skill["threshold"]
+    colours = CRESTS.get(skill["id"], ("#4a3a1a", "#2a200f"))
+    return {
+        **skill, "info": info, "last": last, "pips": pips, "per": 15 if skill["max_level"] > 15 else skill["max_level"],
+        "regressed": sorted(bad), "c1": colours[0], "c2": colours[1], "fighting": fighting, "need": need,
+        "zone": battle.zone if fighting else None, "strain": battle.strain if fighting else None,
+        "line": drawings.trial_line(skill["trials"], need), "kept": [c for c in skill["retention"]],
+    }  # fmt: skip
+
+
+def _pip(level: int, skill: dict[str, Any], bad: set[int]) -> str:
+    if level in bad:
+        return "m r"
+    if level <= skill["mastered_level"]:
+        return "m"
+    return "c" if level == skill["training_level"] else "l"
+
+
+def primitives(connection: sa.Connection, campaign_id: str | None) -> list[dict[str, Any]]:
+    """Accuracy per primitive tag over the last trials, weakest first; weak by contracts B10."""
+    return _shares(connection, campaign_id, "by_primitive", key=lambda row: row["accuracy"])
+
+
+def difficulties(connection: sa.Connection, campaign_id: str | None) -> list[dict[str, Any]]:
+    """Accuracy per difficulty over the last trials, easiest first."""
+    order = ["easy", "medium", "hard", "expert"]
+    found = _shares(connection, campaign_id, "by_difficulty", key=lambda row: row["name"])
+    return sorted(found, key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
+
+
+def _shares(connection: sa.Connection, campaign_id: str | None, column: str, key) -> list[dict[str, Any]]:
+    table = db.trials
+    query = sa.select(table.c[column]).where(
+        table.c.campaign_id == campaign_id, table.c.skill.is_not(None), table.c.n > 0)  # fmt: skip
+    sums: dict[str, list[int]] = {}
+    rows = connection.execute(query.order_by(table.c.started_at.desc()).limit(PRIMITIVE_TRIALS)).scalars()
+    for counts in rows:
+        for name, (correct, n) in (counts or {}).items():
+            entry = sums.setdefault(name, [0, 0])
+            entry[0] += correct
+            entry[1] += n
+    found = []
+    for name, (correct, n) in sums.items():
+        if n:
+            low, high = wilson(correct, n)
+            found.append({"name": name, "correct": correct, "n": n, "accuracy": correct / n, "lower": low,
+                          "upper": high, "weak": high < WEAK_BELOW and n >= WEAK_MIN_N})  # fmt: skip
+    return sorted(found, key=key)
+
+
+# --- quests -------------------------------------------------------------------------------------------------------
+
+
+def quest_board(connection: sa.Connection, f: Facts) -> dict[str, Any]:
+    """The board by columns; every quest is in exactly one."""
+    told = queries.quests(connection, f.home)
+    columns: dict[str, list[dict[str, Any]]] = {name: [] for name in COLUMNS}
+    columns["inbox"] = told["inbox"]
+    for quest in told["waiting"]:
+        columns[quest["lane"]].append(_quest_card(quest))
+    columns["training"] = [_quest_card(quest) for quest in told["training"]]
+    for quest in told["ended"]:
+        columns["done" if quest["state"] == "done" else "failed"].append(_quest_card(quest))
+    words_of = [(name, *COLUMN_WORDS[name], columns[name]) for name in COLUMNS]
+    return {"columns": words_of, "inbox_path": told["inbox_path"], "limits": uploads.limits(f.home)}
+
+
+def _quest_card(quest: dict[str, Any]) -> dict[str, Any]:
+    """A quest with what a person may do to it now, by the board's own rules."""
+    state = quest["state"]
+    acts = {"queued": ("move", "hold", "delete"), "hold": ("move", "unhold", "delete"), "failed": ("retry",),
+            "skipped": ("retry",)}.get(state, ())  # fmt: skip
+    return {**quest, "acts": acts, "school_of": words.school(quest["school"]), "report_lines": report(quest["report"])}
+
+
+def report(told: dict[str, Any] | None, limit: int = 12) -> list[tuple[str, str]]:
+    """The Cleric's report as (name, value) lines: plain values, and counts inside one level of nesting."""
+    lines: list[tuple[str, str]] = []
+    for key, value in (told or {}).items():
+        name = str(key).replace("_", " ")
+        if isinstance(value, dict):
+            known = [(str(k).replace("_", " "), v) for k, v in value.items() if v not in (None, {})]
+            inner = ", ".join(f"{k} {_plain(v)}" for k, v in known)
+            if inner:
+                lines.append((name, inner))
+        elif isinstance(value, list):
+            if value:
+                more = f" and {len(value) - 3} more" if len(value) > 3 else ""
+                lines.append((name, "; ".join(_plain(v) for v in value[:3]) + more))
+        elif value not in (None, ""):
+            lines.append((name, _plain(value)))
+    return lines[:limit]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return str(value)[:300]
+
+
+# --- battle, saga, vault, temple, campaign ------------------------------------------------------------------------
+
+
+def battle(connection: sa.Connection, f: Facts, key: str | None) -> dict[str, Any] | None:
+    """One battle with its curve table and events; None when there is none with this key."""
+    row = queries.battle(connection, key)
+    if row is None:
+        return None
+    table = db.quests
+    quest = None
+    if row["quest_id"]:
+        quest = connection.execute(sa.select(table).where(table.c.id == row["quest_id"])).mappings().first()
+    fact = queries.battle_fact(row)
+    told = queries.series(connection, row["id"], max(30, SERIES_ROWS))
+    picked = _evenly(len(told["step"]), SERIES_ROWS)
+    rows = [{name: told[name][i] for name in queries.SERIES} for i in picked]
+    trials = queries.trials(connection, row["campaign_id"], battle_id=row["id"])
+    return {
+        **fact, "quest": quest, "foe": words.foe(quest["skill"], quest["level"], quest["name"]) if quest else "A trial",
+        "steps_seen": told["steps"], "rows": rows, "trials": trials, "last": reader.last_metric(connection, row["id"]),
+        "effort": reader.quest_effort(connection, row), "gain": queries.quest_gain(connection, row),
+        "school_of": words.school(row["school"]), "optimizer": _recipe(row["config"] or {}),
+        "lines": log.lines(connection, "all", limit=30, hero=f.hero, battle_id=row["id"]),
+        "others": queries.battles(connection, row["campaign_id"], 12),
+        "current": f.battle is not None and f.battle["id"] == row["id"],
+    }  # fmt: skip
+
+
+def _recipe(config: dict[str, Any]) -> list[tuple[str, str]]:
+    hero = config.get("hero") or {}
+    defaults = hero.get("training_defaults") or {}
+    pairs = {
+        "seed": config.get("seed"), "school": config.get("school"), "steps asked": config.get("steps"),
+        "optimizer": (hero.get("optimizer") or {}).get("type"), "training mode": hero.get("training_mode"),
+        "data": (config.get("data") or {}).get("path"), "data sha256": (config.get("data") or {}).get("sha256"),
+        "parent checkpoint": config.get("parent_checkpoint_id") or "base weights", **defaults,
+    }  # fmt: skip
+    return [(name.replace("_", " "), str(value)) for name, value in pairs.items() if value is not None]
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def saga(connection: sa.Connection, f: Facts, show: str, before: int | None, limit: int = 100) -> dict[str, Any]:
+    """One page of the whole log, grouped by day."""
+    found = log.lines(connection, show, limit + 1, before, f.hero)
+    more = len(found) > limit
+    days: list[tuple[str, list[log.Line]]] = []
+    for line in found[:limit]:
+        date = words.day(line.t)
+        if not days or days[-1][0] != date:
+            days.append((date, []))
+        days[-1][1].append(line)
+    return {"days": days, "show": show, "older": found[limit - 1].id if more else None, "before": before}
+
+
+def vault(connection: sa.Connection, f: Facts) -> dict[str, Any]:
+    """Every checkpoint with its trials; the champion first of all."""
+    found = queries.checkpoints(connection)
+    live = [c for c in found if c["state"] == "live"]
+    return {"checkpoints": found, "champion": f.snapshot.vault.champion, "used": sum(c["bytes"] for c in live),
+            "live": len(live), "limits": uploads.limits(f.home), "path": str(f.home.vault)}  # fmt: skip
+
+
+def temple(connection: sa.Connection, f: Facts) -> dict[str, Any]:
+    """The ledger of blessings."""
+    return {"blessings": queries.blessings(connection, f.snapshot.campaign.id)}
+
+
+def campaign(connection: sa.Connection, f: Facts) -> dict[str, Any]:
+    """Banner, mastered levels in order, and all campaigns."""
+    table = db.levels
+    query = sa.select(table).where(table.c.campaign_id == f.snapshot.campaign.id).order_by(table.c.mastered_at)
+    climbed = [dict(row) for row in connection.execute(query).mappings()]
+    every = connection.execute(sa.select(db.campaigns).order_by(db.campaigns.c.created_at.desc())).mappings()
+    try:
+        heroes = [(p.id, p.name, p.rpg_name, p.stature, words.parameters(p.model.size_b))
+                  for p in list_profiles(f.home)]  # fmt: skip
+        wrong = None
+    except ProfileError as error:
+        heroes, wrong = [], str(error)
+    return {"climbed": climbed, "every": [dict(row) for row in every], "heroes": heroes, "heroes_wrong": wrong}
+
+
+def settings(f: Facts) -> dict[str, Any]:
+    """Every setting with its value; secrets are only said to be set."""
+    model = f.home.settings
+    rows = []
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        shown = ("set" if value else "not set") if name == "token" else value
+        default = "not set" if name == "token" else field.default
+        rows.append((name, shown, default, field.description or ""))
+    return {"rows": rows, "file": str(f.home.root / "settings.yaml")}
