@@ -214,3 +214,27 @@ def test_quests_of_other_data_are_followed_by_retention_checks_only(world):
     quest = {"skill": None, "mix": None, "origin": {}}
     kinds = [t["kind"] for t in world.ask(plan.quest_trials, world.campaign, quest)]
     assert kinds == ["retention", "probe"]
+
+
+def test_a_draft_is_used_only_for_the_very_order_it_was_made_for(world, home):
+    """The quest's rows are the same bytes with a fitting draft, with another's draft and with none."""
+    small = {"idle_generation": load_profile("pip").idle_generation.model_copy(update={"samples": 128})}
+    profile = load_profile("pip").model_copy(update=small)
+    spec, serial = world.ask(plan.idle_spec, world.id, profile)
+    order, steps = plan.idle_order(world.campaign, profile, spec, serial)
+    assert (steps, sum(order.counts.values())) == (2, 128)
+    other, _ = plan.idle_order(world.campaign, profile, spec, serial + 7)
+    found = []
+    for draft in (None, plan.write_draft(home, order), plan.write_draft(home, other)):
+        quest = world.ask(board.get, plan.make_idle(
+            home, world.engine, world.campaign, profile, spec, serial, draft))  # fmt: skip
+        assert (home.root / quest["path"]).is_file() and quest["rows"] == 128
+        found.append(quest["content_sha256"])
+    assert found[0] == found[1] == found[2]
+    assert not [p for p in (home.queue / "low").iterdir() if p.name.startswith(".") and p.name != ".draft.jsonl"]
+
+
+def test_epochs_are_passes_over_fewer_rows(world):
+    profile = load_profile("pip").model_copy(update={"epochs": 2})
+    order, steps = plan.idle_order(world.campaign, profile, *world.ask(plan.idle_spec, world.id, profile))
+    assert steps * profile.rows_per_step == 2 * sum(order.counts.values())

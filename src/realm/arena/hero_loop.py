@@ -48,6 +48,7 @@ STALL_S = 900.0  # without any sign of life from the child: the battle is lost
 STOP_WAIT_S = 45.0  # at shutdown, for the child's last checkpoint
 MAX_FAULTS = 5  # errors of the loop itself in a row
 FAULT_WAIT_S = 5.0
+DRAFT_AFTER = 0.6  # of a battle's steps; later, the hint that decides the next mix is nearer to the final one
 MAX_FAILURES = 5  # battles lost in a row, then mode rest and an alert
 BACKOFF_S = (0.0, 1.0, 5.0, 20.0, 60.0)
 
@@ -83,6 +84,8 @@ class HeroLoop:
         self._sign: tuple[Any, float] = (None, time.monotonic())
         self._follow: tuple[str, int] | None = None
         self._told: set[str] = set()
+        self._draft: plan.Draft | None = None
+        self._drafted = ""  # id of the battle during which the last draft was made
         self._dirty, self._look_again = True, 0.0
         self._recipe: tuple[Any, ...] | None = None
 
@@ -143,6 +146,7 @@ class HeroLoop:
             self._start_job("settle", settle, self.home, self.engine, unsettled, context=unsettled)
         elif battle is not None:
             self._supervise(battle)
+            self._draft_ahead(battle)
         else:
             self._next()
 
@@ -362,8 +366,31 @@ class HeroLoop:
         spec, serial = found
         if wish.get("level"):
             spec = plan.one_level(spec, wish["level"])
-        self._start_job("idle", plan.make_idle, self.home, self.engine, campaign, profile, spec, serial,
+        draft, self._draft = self._draft, None
+        self._start_job("idle", plan.make_idle, self.home, self.engine, campaign, profile, spec, serial, draft,
                         context=command)  # fmt: skip
+
+    def _draft_ahead(self, battle: dict[str, Any]) -> None:
+        """Late in a battle with an empty board: write the rows of the quest that will most likely follow.
+
+        Only a draft: the next quest is decided after the trials, and takes the draft when it asks for the same rows.
+        """
+        late = battle["state"] == "training" and battle["quest_id"] and battle["step"] is not None and (
+            battle["step"] - battle["start_step"] >= DRAFT_AFTER * battle["total_steps"])  # fmt: skip
+        if not late or self._drafted == battle["id"] or not self.home.settings.idle_generation:
+            return
+        self._drafted = battle["id"]
+        with db.read(self.engine) as connection:
+            if board.head(connection) is not None or commands.mode(connection) == "rest":
+                return
+            found = plan.idle_spec(connection, self.campaign["id"], self.profile)
+        if found is not None:
+            order, _ = plan.idle_order(self.campaign, self.profile, *found)
+            self._start_job("draft", plan.write_draft, self.home, order)
+
+    def _after_draft(self, future: Future, _context: Any) -> None:
+        # A draft that failed is told when the quest itself is made; the battle goes on meanwhile.
+        self._draft = None if future.exception() else future.result()
 
     def _after_idle(self, future: Future, command: dict[str, Any] | None) -> None:
         error = future.exception()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -106,35 +108,67 @@ def one_level(spec: QuestSpec, level: int) -> QuestSpec:
     return QuestSpec(spec.skill, level, "idle", {level: 1.0}, 0.0, spec.knobs, f"asked for level {level}")
 
 
-def make_idle(
-    home: RealmHome, made: sa.Engine, campaign: Mapping[str, Any], profile: HeroProfile, spec: QuestSpec, serial: int
-) -> str:
-    """Write, check and enqueue one idle quest; returns its id.
+@dataclass(frozen=True)
+class Draft:
+    """The file of an idle quest that is not on the board yet: made ahead, while the battle before it still runs."""
+
+    order: idle.IdleOrder
+    path: Path
+    facts: Mapping[str, Any]
+    report: Mapping[str, Any]
+
+
+def idle_order(
+    campaign: Mapping[str, Any], profile: HeroProfile, spec: QuestSpec, serial: int
+) -> tuple[idle.IdleOrder, int]:
+    """(rows to make, optimizer steps) of an idle quest: `epochs` passes over the rows, 200 steps at the most."""
+    skill = get_skill(spec.skill)
+    wanted = profile.idle_generation.samples * profile.epochs / profile.rows_per_step
+    steps = min(MAX_IDLE_STEPS, max(1, round(wanted)))
+    rows = math.ceil(steps * profile.rows_per_step / profile.epochs)
+    seed = campaigns.seed_of(campaign["seed"], "idle", spec.skill, serial)
+    return idle.IdleOrder(skill.id, skill.version, row_counts(spec.mix, rows), seed, spec.knobs.ease), steps
+
+
+def write_draft(home: RealmHome, order: idle.IdleOrder) -> Draft:
+    """Write and check the rows of an order; the file's name starts with a dot, so nobody takes it for a quest.
 
     Raises:
         idle.IdleError, cleric.GateError: rows that must not be trained on.
     """
-    skill = get_skill(spec.skill)
-    steps = min(MAX_IDLE_STEPS, max(1, round(profile.idle_generation.samples / profile.rows_per_step)))
-    rows = steps * profile.rows_per_step
-    seed = campaigns.seed_of(campaign["seed"], "idle", spec.skill, serial)
-    order = idle.IdleOrder(skill.id, skill.version, row_counts(spec.mix, rows), seed, spec.knobs.ease)
-    quest_id = db.new_id()
-    name = f"{skill.id}-L{spec.level}-{serial + 1}"
-    path = home.queue / "low" / board.file_name(quest_id, name)
+    path = home.queue / "low" / ".draft.jsonl"
+    skill = get_skill(order.skill)
     facts = idle.write(order, path, skill)
-    report = cleric.check_idle(path, skill)
-    origin = order.to_origin(knobs=asdict(spec.knobs), distinct=facts["distinct"], reason=spec.reason)
+    return Draft(order, path, facts, cleric.check_idle(path, skill))
+
+
+def make_idle(
+    home: RealmHome, made: sa.Engine, campaign: Mapping[str, Any], profile: HeroProfile, spec: QuestSpec, serial: int,
+    draft: Draft | None = None,
+) -> str:  # fmt: skip
+    """Enqueue one idle quest and return its id; its rows are the draft's when that was made for the same order.
+
+    Raises:
+        idle.IdleError, cleric.GateError: rows that must not be trained on.
+    """
+    order, steps = idle_order(campaign, profile, spec, serial)
+    if draft is None or draft.order != order:
+        draft = write_draft(home, order)
+    quest_id = db.new_id()
+    name = f"{order.skill}-L{spec.level}-{serial + 1}"
+    path = home.queue / "low" / board.file_name(quest_id, name)
+    os.replace(draft.path, path)
+    origin = order.to_origin(knobs=asdict(spec.knobs), distinct=draft.facts["distinct"], reason=spec.reason)
     with db.write(made) as connection:
         board.enqueue(connection, board.NewQuest(
             id=quest_id, name=name, kind=spec.kind, lane="low", campaign_id=campaign["id"],
-            path=path.relative_to(home.root).as_posix(), rows=facts["rows"], steps=steps, skill=skill.id,
-            level=spec.level, mix={str(n): s for n, s in spec.mix.items()}, content_sha256=facts["sha256"],
-            format="messages", report=report, origin=origin))  # fmt: skip
+            path=path.relative_to(home.root).as_posix(), rows=draft.facts["rows"], steps=steps, skill=order.skill,
+            level=spec.level, mix={str(n): s for n, s in spec.mix.items()}, content_sha256=draft.facts["sha256"],
+            format="messages", report=draft.report, origin=origin))  # fmt: skip
         for action in spec.actions:
-            text = f"Curriculum of {skill.id}: {action.reason}"
+            text = f"Curriculum of {order.skill}: {action.reason}"
             events.emit(connection, "curriculum", text, "info", action=action.action, reason=action.reason,
-                        skill=skill.id, level=spec.level)  # fmt: skip
+                        skill=order.skill, level=spec.level)  # fmt: skip
     return quest_id
 
 
