@@ -26,7 +26,7 @@ from realm.heroes.model import IGNORE, Hero, pad_rows, row_tensors, summed_loss
 from realm.schools import scribe
 from realm.schools.muon import muon_adamw
 
-EQUAL = 1e-3  # nats; loss curves further apart than this are not the same training
+EQUAL = 1e-4  # nats; loss curves further apart than this are not the same training
 Batch = list[tuple[Tensor, Tensor]]  # (ids, labels) of each row
 
 

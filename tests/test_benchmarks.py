@@ -175,10 +175,11 @@ def test_off_leaves_the_realm_s_step_work_out(small):
     assert sum(off.inside) < sum(on.inside)
 
 
-def test_added_ignores_what_hit_single_steps():
-    off = overhead.Fought([1.0] * 20, [0.0] * 20, 25.0)
-    on = overhead.Fought([1.02] * 18 + [9.0, 0.1], [0.02] * 20, 25.0)
+def test_added_ignores_what_hit_one_battle():
+    off = [overhead.Fought([1.0, 3.0], [0.0, 0.0], 5.0)] * 4
+    on = [overhead.Fought([1.02, 3.06], [0.02, 0.06], 5.1)] * 3 + [overhead.Fought([9.0, 1.0], [0.02, 0.06], 11.0)]
     assert math.isclose(overhead.added(on, off), 2.0, rel_tol=1e-6)
+    assert len(overhead.each_left_out(on, off)) == 4
 
 
 # --- Live realms
