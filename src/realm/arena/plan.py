@@ -152,7 +152,7 @@ def make_idle(
         idle.IdleError, cleric.GateError: rows that must not be trained on.
     """
     order, steps = idle_order(campaign, profile, spec, serial)
-    if draft is None or draft.order != order:
+    if draft is None or draft.order != order or not draft.path.exists():
         draft = write_draft(home, order)
     quest_id = db.new_id()
     name = f"{order.skill}-L{spec.level}-{serial + 1}"
