@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import random
+import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -228,24 +230,75 @@ class Play:
         return checkpoint
 
 
+    def commands(self) -> list[tuple[str, dict]]:
+        """(kind, payload) of every order so far, oldest first."""
+        with db.read(self.engine) as connection:
+            rows = connection.execute(sa.select(db.commands).order_by(db.commands.c.t)).all()
+        return [(row.kind, row.payload) for row in rows]
+
+    def answer(self, state: str = "done", reason: str = "") -> None:
+        """What the arena does with pending orders, in words only: the rows are closed with their event."""
+        with db.write(self.engine) as connection:
+            table = db.commands
+            for row in connection.execute(sa.select(table).where(table.c.state == "pending")).all():
+                result = {"reason": reason} if reason else {}
+                connection.execute(sa.update(table).where(table.c.id == row.id).values(
+                    state=state, result=result, finished_at=db.now()))  # fmt: skip
+                events.emit(connection, "command", f"{row.kind}: {state}.", "info" if state == "done" else "trouble",
+                            command_id=row.id, kind=row.kind, state=state, result=result)  # fmt: skip
+
+    def write(self):
+        """`with play.write() as connection`: one transaction, as the arena would make it."""
+        return db.write(self.engine)
+
+    def checkpoint_of_last_win(self) -> str:
+        """The newest checkpoint's id."""
+        table = db.checkpoints
+        with db.read(self.engine) as connection:
+            return connection.execute(sa.select(table.c.id).order_by(table.c.id.desc()).limit(1)).scalar_one()
+
+    def emit(self, kind: str, text: str, level: str = "info", /, **payload) -> None:
+        with db.write(self.engine) as connection:
+            events.emit(connection, kind, text, level, **payload)
+
+
+class Server:
+    """An application on a real uvicorn server in a thread; may be stopped and started again on the same port."""
+
+    def __init__(self, make_app: Callable[[], object], port: int = 0) -> None:
+        self.make_app, self.port = make_app, port
+        self.start()
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", self.port))
+        self.port = self._socket.getsockname()[1]
+        self.app = self.make_app()
+        self._server = uvicorn.Server(uvicorn.Config(self.app, log_level="error", timeout_graceful_shutdown=1))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + 20
+        while not self._server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert self._server.started, "the test server did not start"
+
+    def stop(self) -> None:
+        self._socket.close()  # nobody comes back while the streams are ended
+        self._server.should_exit = True
+        self.app.state.hub.close()
+        self._thread.join(timeout=10)
+
+
 @contextmanager
 def served(app, port: int = 0):
-    """The application on a real uvicorn server in a thread; yields its base address."""
-    import socket
-
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert server.started, "the test server did not start"
+    """The application on a real server; yields its base address."""
+    server = Server(lambda: app, port)
     try:
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        yield server.base
     finally:
-        server.should_exit = True
-        thread.join(timeout=10)
-        bound.close()
+        server.stop()

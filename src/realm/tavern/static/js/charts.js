@@ -79,7 +79,7 @@ function make(box, {key, small, log, zones, pair}) {
     legend: {show: false}, pxAlign: false, padding: small ? [8, 10, 6, 6] : [10, 12, 0, 0],
     cursor: small ? {show: false} : {drag: {x: true, y: false}, sync: {key: 'battle'}, points: {show: true}},
     scales: {x: {time: false}, y: {distr: log ? 3 : 1, log: 10, range: range(log, zones)}},
-    axes: small ? [{show: false}, {show: false}] : [axis, {...axis, size: 64}],
+    axes: small ? [{show: false}, {show: false}] : [axis, {...axis, size: 64, values: (u, ticks) => ticks.map(brief)}],
     series: [{}, fine, ...(pair ? [thick] : [])],
     hooks: {
       drawClear: [u => zones && bands(u)],
@@ -93,7 +93,12 @@ function say(u, key) {
   const at = u.cursor.idx ?? u.data[0].length - 1;
   const target = document.querySelector(`[data-big-v="${key}"]`);
   const value = u.data[u.data.length - 1]?.[at];
-  if (target && value != null) target.textContent = `step ${group(u.data[0][at])}: ${Number(value).toPrecision(4)}`;
+  if (target && value != null) target.textContent = `step ${group(u.data[0][at])}: ${value >= 1000 ? group(value) : value.toPrecision(4)}`;
+}
+
+function brief(value) {
+  if (value == null) return '';
+  return value >= 1000 ? group(value) : String(Number(value.toPrecision(3)));
 }
 
 function fit(plot, box) {
