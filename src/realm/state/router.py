@@ -250,8 +250,12 @@ def _plain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
-        return JSONResponse({"detail": said}, 422)
+        return JSONResponse({"detail": invalid_words(error)}, 422)
+
+
+def invalid_words(error: RequestValidationError) -> str:
+    """What was wrong with a request's parameters, in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
 
 
 def mount(app: FastAPI, home: RealmHome) -> Hub:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -213,6 +214,11 @@ def _errors(app: FastAPI, tavern: Tavern) -> None:
         known = error.detail if error.detail != "Not Found" else "No page has this address."
         return page(error.status_code, "This door leads nowhere" if error.status_code == 404 else "That cannot be done",
                     str(known))  # fmt: skip
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        said = router.invalid_words(error)
+        return page(422, "That cannot be asked", said) if wants_page(request) else JSONResponse({"detail": said}, 422)
 
     @app.exception_handler(db.SchemaError)
     async def no_database(request: Request, error: db.SchemaError) -> Response:
