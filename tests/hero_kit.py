@@ -249,7 +249,7 @@ class RealChild:
         self.process.wait()
 
 
-def until(engine, battle_id, holds, seconds: float = 60.0):
+def until(engine, battle_id, holds, seconds: float = 240.0):
     """Poll a battle's row until `holds(row)`; returns the row, fails with the row after `seconds`."""
     import time
 

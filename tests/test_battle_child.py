@@ -41,36 +41,36 @@ def test_orders_are_obeyed_within_one_step(home, engine):
 
         kit.want(engine, first, desired="pause")
         asked = db.now()
-        row = kit.until(engine, first, lambda r: r["state"] == "paused", 10)
+        row = kit.until(engine, first, lambda r: r["state"] == "paused", 60)
         assert rows_after(engine, ids["run_id"], asked) <= 1, "more than the running step was done after the order"
         time.sleep(0.3)
         assert kit.battle_row(engine, first)["step"] == row["step"] == kit.curve(engine, ids["run_id"])[-1][0]
 
         kit.want(engine, first, desired="pause", save_requests=1)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while newest(engine) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         assert newest(engine) is not None, "a save asked for during a pause must be served"
 
         kit.want(engine, first, desired="run")
-        kit.until(engine, first, lambda r: r["state"] == "training" and r["step"] > row["step"] + 2, 10)
+        kit.until(engine, first, lambda r: r["state"] == "training" and r["step"] > row["step"] + 2, 60)
         kit.want(engine, first, desired="skip")
         asked = db.now()
-        done = kit.until(engine, first, lambda r: r["state"] == "done", 10)
+        done = kit.until(engine, first, lambda r: r["state"] == "done", 60)
         assert done["outcome"] == "skipped" and rows_after(engine, ids["run_id"], asked) <= 1
 
         second = kit.order_battle(engine, profile, ids, data=b, steps=many, begin=done["step"],
                                   parent=done["checkpoint_id"])  # fmt: skip
         kit.until(engine, second, lambda r: (r["step"] or 0) >= done["step"] + 3)
         kit.want(engine, second, desired="stop")
-        stopped = kit.until(engine, second, lambda r: r["state"] == "done", 10)
+        stopped = kit.until(engine, second, lambda r: r["state"] == "done", 60)
         assert stopped["outcome"] == "stopped" and stopped["checkpoint_id"] != done["checkpoint_id"]
 
         third = kit.order_battle(engine, profile, ids, data=b, steps=many, begin=done["step"],
                                  parent=stopped["checkpoint_id"])  # fmt: skip
         kit.until(engine, third, lambda r: (r["step"] or 0) >= stopped["step"] + 3)
         child.process.send_signal(signal.SIGTERM)
-        assert child.process.wait(10) == 0
+        assert child.process.wait(60) == 0
     last = kit.battle_row(engine, third)
     assert (last["state"], last["outcome"]) == ("done", "stopped") and last["checkpoint_id"] == newest(engine)
     steps = [row[0] for row in kit.curve(engine, ids["run_id"])]
@@ -93,9 +93,9 @@ def test_child_checkpoints_and_ends_when_its_parent_is_gone(home, engine):
         kit.until(engine, battle, lambda r: (r["step"] or 0) >= 3)
         parent.kill()
         parent.wait()
-        row = kit.until(engine, battle, lambda r: r["state"] == "done", 10)
+        row = kit.until(engine, battle, lambda r: r["state"] == "done", 60)
         assert row["outcome"] == "stopped" and row["checkpoint_id"] == newest(engine)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
             assert time.monotonic() < deadline, "the child outlived its parent"
             time.sleep(0.05)
