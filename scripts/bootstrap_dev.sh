@@ -29,6 +29,7 @@ WANT="$(cat pyproject.toml constraints.txt | cksum) $PWD $EXTRAS ${TORCH_INDEX:-
 if [ ! -f "$STAMP" ] || [ "$(cat "$STAMP")" != "$WANT" ]; then
   # torch first and exact, so that no other package pulls another build.
   TORCH="$(grep '^torch==' constraints.txt)"
+  echo "Installing $TORCH and the packages of [$EXTRAS]; the first time takes some minutes ..."
   if [ -n "${TORCH_INDEX:-}" ]; then
     "$PY" -m pip install --disable-pip-version-check -q --index-url "$TORCH_INDEX" "$TORCH"
   else
