@@ -242,6 +242,21 @@ def test_no_overload_alarm_before_120_steps(home, play):
         assert home_views._overload(connection, home_views.facts(connection, home)) is None
 
 
+def test_clerics_report_in_words():
+    told = pages.report({
+        "verdict": "refused", "rows": {"in": 2, "out": 0, "quarantined": 2, "blank": 0}, "sha256": "0" * 64,
+        "reasons": [{"fate": "quarantined", "code": "bad_json", "count": 2,
+                     "examples": [{"line": 1204, "offset": 9, "text": "bad JSON"}]}],
+        "tokens": {"total": 12, "median": 3, "max": 4}, "probe": {"rows": 20}, "warnings": ["short answers"],
+        "next_action": "Mend it."})  # fmt: skip
+    assert told == [
+        ("verdict", "refused"), ("rows", "2 read, 0 passed, 2 quarantined"),
+        ("2 quarantined, bad json", "line 1,204: bad JSON"), ("tokens a row", "median 3, longest 4"),
+        ("held out", "20 rows measure the loss before and after"), ("warning", "short answers"), ("next", "Mend it."),
+    ]  # fmt: skip
+    assert pages.report(None) == [] and pages.report({"rows": 3, "tokens": None, "reasons": [{}]}) is not None
+
+
 # --- words --------------------------------------------------------------------------------------------------------
 
 

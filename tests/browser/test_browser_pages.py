@@ -18,10 +18,15 @@ AXE = """async () => (await axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'w
     'best-practice']})).violations.map(v => [v.id, v.nodes.slice(0, 4).map(n => n.target.join(' '))])"""
 
 
+REPORT = {"verdict": "accepted-with-warnings", "rows": {"in": 200, "out": 196, "quarantined": 4}, "reasons": [
+    {"fate": "quarantined", "code": "bad_json", "count": 4,
+     "examples": [{"line": 3, "text": "bad JSON"}]}]}  # fmt: skip
+
+
 def full_realm(play) -> None:
     """A realm in which every page has something to show."""
     play.won_battle()
-    play.add_quest("questions.jsonl", "high", skill=None, level=None, report={"rows_in": 200, "rows_out": 196})
+    play.add_quest("questions.jsonl", "high", skill=None, level=None, report=REPORT)
     play.add_quest("later.jsonl", "normal", skill=None, level=None, state="hold")
     play.add_quest("broken.jsonl", "normal", skill=None, level=None, state="refused", error="line 3: no messages")
     play.add_quest("lost.jsonl", "low", skill=None, level=None, state="failed", error="3 attempts")
@@ -163,7 +168,7 @@ def test_hostile_text_is_text(realm, open_page):
     """Names, errors and model text from outside are shown, never run (and the policy would refuse them)."""
     play = realm.play
     play.won_battle()
-    play.add_quest(HOSTILE, "high", skill=None, level=None, report={HOSTILE: HOSTILE})
+    play.add_quest(HOSTILE, "high", skill=None, level=None, report={"verdict": HOSTILE, "warnings": [HOSTILE]})
     play.add_quest("x", "low", skill=None, level=None, state="refused", error=HOSTILE)
     play.arm(play.add_quest(HOSTILE + "2", "low", skill=None, level=None), phase=HOSTILE)
     page = open_page("/")
@@ -199,7 +204,8 @@ def test_quests_move_by_menu_and_are_tried_again(realm, open_page):
     page.get_by_role("button", name="Release later.jsonl").click()
     eventually(lambda: realm.play.commands()[-1][0] == "quest.unhold")
     card.locator("summary").click()
-    assert "196" in card.locator("details").inner_text()
+    told = card.locator("details").inner_text()
+    assert "200 read, 196 passed, 4 quarantined" in told and "line 3: bad JSON" in told
 
 
 def test_guild_orders_a_trial_and_shows_the_interval(realm, open_page):

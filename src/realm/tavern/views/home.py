@@ -137,7 +137,7 @@ def stage_panel(connection: sa.Connection, f: Facts) -> dict[str, Any]:
         "state": state, "words": words.STATE_WORDS[state], "resting": shot.mode == "rest",
         "battle_id": battle["id"] if battle else None, "school": words.school(shot.battle.school),
         "foe": words.foe(quest["skill"], quest["level"], quest["name"]) if quest else "A trial without a foe",
-        "quest": quest, "file": PurePosixPath(quest["path"]).name if quest and quest["path"] else None,
+        "quest": quest, "file": _file_name(quest),
         "phase": battle["phase"] if battle else None, "error": battle["error"] if battle else None, "last": None,
         "exams": [],
     }  # fmt: skip
@@ -150,6 +150,13 @@ def stage_panel(connection: sa.Connection, f: Facts) -> dict[str, Any]:
     if battle and state in ("idle", "failed"):
         view["last"] = _last_battle(connection, battle, quest)
     return view
+
+
+def _file_name(quest: Mapping[str, Any] | None) -> str | None:
+    """The quest's file without the id that the board put before its name."""
+    if quest is None or not quest["path"]:
+        return None
+    return PurePosixPath(quest["path"]).name.removeprefix(f"{quest['id']}-")
 
 
 def _exams(connection: sa.Connection, battle: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -202,7 +209,8 @@ def _counsel(connection: sa.Connection, battle_id: str, last: Mapping[str, Any])
     reason = ""
     for event in queries.log(connection, kinds=("hint",), battle_id=battle_id, limit=1):
         if event.payload.get("action") == action:
-            reason = str(event.payload.get("reason", ""))
+            said = str(event.payload.get("reason", ""))
+            reason = said[:1].upper() + said[1:]
     icon = {"back_off": "warn", "level_up": "up", "wait": "clock"}.get(action, "shieldcheck")
     return {"action": action, "title": title, "text": meaning, "reason": reason, "icon": icon}
 

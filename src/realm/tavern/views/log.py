@@ -111,7 +111,7 @@ def _trial(event: events.Event, quest: Any, hero: str) -> Told:
     n, correct = p.get("n") or 0, p.get("correct") or 0
     where = words.skill_level(p.get("skill"), p.get("level"))
     if not where or not n:
-        return "target", "", "Held-out rows", event.text
+        return "target", "", "", event.text
     share = f"{words.percent(correct / n)} of {n:,}"
     if p.get("kind") == "retention":
         kept = p.get("verdict") == "held"
@@ -144,7 +144,7 @@ def _cleric(event: events.Event, quest: Any, hero: str) -> Told:
     rows_in, rows_out = p.get("rows_in"), p.get("rows_out")
     if rows_in is None or rows_out is None:
         return _plain(event, quest, hero)
-    bad = p.get("verdict") not in (None, "ok", "pass", "accepted", "warn")
+    bad = p.get("verdict") == "refused"
     rest = f"passed {rows_out:,} of {rows_in:,} rows of {p.get('file', '')}"
     return "scroll", "bad" if bad else "good", "The Cleric", rest
 
@@ -172,6 +172,7 @@ def _command(event: events.Event, quest: Any, hero: str) -> Told:
 _TELL: dict[str, Callable[[events.Event, Any, str], Told]] = {
     "battle": _battle, "quest": _quest, "trial": _trial, "level": _level, "blessing": _blessing, "cleric": _cleric,
     "zone": _zone, "crit": _crit, "command": _command,
+    "optimizer": lambda e, q, h: ("cog", "", "", e.text),
     "checkpoint": lambda e, q, h: ("anchor", "good", "Soul anchor saved,", f"step {e.payload.get('step') or 0:,}"),
     "champion": lambda e, q, h: ("crown", "good", "A new champion:", f"step {e.payload.get('step') or 0:,}"),
     "regression": lambda e, q, h: ("warn", "bad", "Fragmented thoughts:", e.text),

@@ -130,35 +130,38 @@ def _quest_card(quest: dict[str, Any]) -> dict[str, Any]:
     return {**quest, "acts": acts, "school_of": words.school(quest["school"]), "report_lines": report(quest["report"])}
 
 
-def report(told: dict[str, Any] | None, limit: int = 12) -> list[tuple[str, str]]:
-    """The Cleric's report as (name, value) lines: plain values, and counts inside one level of nesting."""
-    lines: list[tuple[str, str]] = []
-    for key, value in (told or {}).items():
-        name = str(key).replace("_", " ")
-        if isinstance(value, dict):
-            known = [(str(k).replace("_", " "), v) for k, v in value.items() if v not in (None, {})]
-            inner = ", ".join(f"{k} {_plain(v)}" for k, v in known)
-            if inner:
-                lines.append((name, inner))
-        elif isinstance(value, list):
-            if value:
-                more = f" and {len(value) - 3} more" if len(value) > 3 else ""
-                lines.append((name, "; ".join(_plain(v) for v in value[:3]) + more))
-        elif value not in (None, ""):
-            lines.append((name, _plain(value)))
-    return lines[:limit]
+def report(told: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The Cleric's report as (name, words) lines; what it does not mention is left out."""
+    told = told or {}
+    lines = [("verdict", str(told.get("verdict", ""))), ("rows", _row_words(told.get("rows")))]
+    for reason in (told.get("reasons") or [])[:5]:
+        first = (reason.get("examples") or [{}])[0]
+        where = f"line {first['line']:,}: " if isinstance(first.get("line"), int) else ""
+        what = f"{reason.get('count', 0):,} {reason.get('fate', '')}, {str(reason.get('code', '')).replace('_', ' ')}"
+        lines.append((what, f"{where}{str(first.get('text', ''))[:200]}"))
+    tokens, probe = told.get("tokens") or {}, told.get("probe") or {}
+    if isinstance(tokens, dict) and tokens.get("total"):
+        lines.append(("tokens a row", f"median {_plain(tokens.get('median'))}, longest {_plain(tokens.get('max'))}"))
+    if isinstance(probe, dict) and probe.get("rows"):
+        lines.append(("held out", f"{_plain(probe['rows'])} rows measure the loss before and after"))
+    lines += [("warning", str(text)) for text in (told.get("warnings") or [])[:5]]
+    lines += [(name, _plain(told[key])) for name, key in (("format", "format"), ("check", "level"),
+                                                         ("next", "next_action")) if told.get(key)]  # fmt: skip
+    return [(name, value) for name, value in lines if value]
+
+
+def _row_words(rows: Any) -> str:
+    if not isinstance(rows, dict):
+        return ""
+    said = [f"{_plain(rows.get('in', 0))} read", f"{_plain(rows.get('out', 0))} passed"]
+    said += [f"{_plain(rows[key])} {key}" for key in ("quarantined", "filtered", "duplicate", "blank") if rows.get(key)]
+    return ", ".join(said)
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    return str(value)[:300]
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)[:300]
 
 
 # --- battle, saga, vault, temple, campaign ------------------------------------------------------------------------
