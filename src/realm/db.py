@@ -154,7 +154,7 @@ metrics = sa.Table(
     "metrics", metadata,
     sa.Column("run_id", sa.String, primary_key=True),
     sa.Column("step", sa.Integer, primary_key=True),
-    sa.Column("battle_id", sa.String, nullable=False, index=True),
+    sa.Column("battle_id", sa.String, nullable=False),
     sa.Column("t", sa.Float, nullable=False),
     sa.Column("loss", sa.Float, nullable=False),
     sa.Column("loss_ema", sa.Float, nullable=False),
@@ -172,6 +172,9 @@ metrics = sa.Table(
     sa.Column("steps", sa.Integer, nullable=False, default=1),
     sa.Column("loss_min", sa.Float),
     sa.Column("loss_max", sa.Float),
+    # Newest row, rows after a step and effort of one battle are each one look into this index, never a sort.
+    sa.Index("ix_metrics_battle_step", "battle_id", "step", "effort"),
+    sa.Index("ix_metrics_run_effort", "run_id", "effort"),
 )  # fmt: skip
 
 # Battle child.
