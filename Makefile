@@ -17,7 +17,7 @@ setup:
 	@EXTRAS=training ./scripts/bootstrap_dev.sh
 
 setup-dev:
-	@SYSTEM=1 ./scripts/bootstrap_dev.sh
+	@SYSTEM=1 DOCTOR=0 ./scripts/bootstrap_dev.sh
 
 test: setup-dev lint
 	$(PY) -m pytest -m "not slow and not gpu"
