@@ -53,10 +53,10 @@ class LenientSkill(BinSkill):
 
 
 class LeakySkill(BinSkill):
-    """Gives its public problems to training, and its seed means nothing."""
+    """Takes its public problems from training, and its seed means nothing."""
 
     def generate(self, level, count, seed, split="train"):
-        rows = super().generate(level, count, 0, "public")
+        rows = super().generate(level, count, 0, "train")
         return [replace(row, split=split) for row in rows]
 
 
@@ -128,7 +128,7 @@ def test_health_answers_while_a_long_generation_runs(bin_url):
     slow_status: list[int] = []
 
     def slow() -> None:
-        body = {"level": 30, "count": COUNT_AT_MOST}
+        body = {"level": 9, "count": COUNT_AT_MOST}
         slow_status.append(httpx.post(f"{bin_url}/generate", json=body, timeout=120).status_code)
         done.set()
 
