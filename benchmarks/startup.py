@@ -110,10 +110,10 @@ def run(options: Options, hero_yaml: str = "") -> list[Row]:
     return [
         Row("start-all → the Tavern's first page", tuple(s.tavern_s for s in starts), "s", "low",
             f"≤ {TAVERN_S} s", TAVERN_S),
-        Row("CPU spent by then, all processes", tuple(s.tavern_cpu_s for s in starts), "CPU-s"),
+        Row("… CPU spent until then, all processes", tuple(s.tavern_cpu_s for s in starts), "CPU-s"),
         Row("start-all → first optimizer step", tuple(s.step_s for s in starts), "s", "low", f"≤ {FIRST_STEP_S} s",
             FIRST_STEP_S),
-        Row("CPU spent by then, all processes", tuple(s.step_cpu_s for s in starts), "CPU-s"),
+        Row("… CPU spent until that step, all processes", tuple(s.step_cpu_s for s in starts), "CPU-s"),
         *_command_rows("training status, battle running", status, STATUS_S),
         *_command_rows("training status, realm stopped", idle, STATUS_S),
         Row("training status imports torch", text=", ".join(heavy) or "no", against="must not",
