@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _nvml: Any = None  # None: not tried, False: no GPU here, else the module after nvmlInit
+_samples: dict[Path, tuple[float, MachineSample]] = {}
+_cpu_asked = False
+FRESH_S = 1.0  # processor load over a shorter time is noise, and tabs share one sample
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,30 @@ def _sample(driver: Any, handle: Any) -> GpuSample:
 
 
 def sample(folder: Path) -> MachineSample:
-    """Everything at once; `folder` says which disk."""
+    """Everything at once, at most a second old; `folder` says which disk."""
+    with _lock:
+        known = _samples.get(folder)
+    if known and time.monotonic() - known[0] < FRESH_S:
+        return known[1]
+    made = _measure(folder)
+    with _lock:
+        _samples[folder] = (time.monotonic(), made)
+    return made
+
+
+def _measure(folder: Path) -> MachineSample:
+    global _cpu_asked
     import psutil
 
     memory = psutil.virtual_memory()
     disk = shutil.disk_usage(folder)
-    load = psutil.cpu_percent(None)
+    load = psutil.cpu_percent(None) if _cpu_asked else None
+    if not _cpu_asked:
+        psutil.cpu_percent(None)  # the first answer is always 0: it has nothing to compare with
+        _cpu_asked = True
     return MachineSample(
         gpus=tuple(gpus()), ram_used=int(memory.total - memory.available), ram_total=int(memory.total),
-        cpu_load=load or None, cpu_count=psutil.cpu_count() or 1, cpu_temp=_cpu_temp(psutil),
+        cpu_load=load, cpu_count=psutil.cpu_count() or 1, cpu_temp=_cpu_temp(psutil),
         disk_free=disk.free, disk_total=disk.total,
     )  # fmt: skip
 

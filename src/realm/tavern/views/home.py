@@ -135,7 +135,8 @@ def stage_panel(connection: sa.Connection, f: Facts) -> dict[str, Any]:
     state = shot.battle.state
     view: dict[str, Any] = {
         "state": state, "words": words.STATE_WORDS[state], "resting": shot.mode == "rest",
-        "battle_id": battle["id"] if battle else None, "school": words.school(shot.battle.school),
+        "battle_id": battle["id"] if battle else None, "at": (battle["step"] or 0) if battle else 0,
+        "school": words.school(shot.battle.school),
         "foe": words.foe(quest["skill"], quest["level"], quest["name"]) if quest else "A trial without a foe",
         "quest": quest, "file": _file_name(quest),
         "phase": battle["phase"] if battle else None, "error": battle["error"] if battle else None, "last": None,

@@ -29,7 +29,8 @@ function paint() {
   painted = performance.now();
   const t = tick;
   const stage = document.querySelector('[data-battle-state]');
-  if (!stage || stage.dataset.battle !== t.battle) return; // a panel of another battle: it is fetched anew
+  // A panel of another battle is fetched anew; one that was printed after this tick knows better.
+  if (!stage || stage.dataset.battle !== t.battle || t.campaign_step < Number(stage.dataset.at)) return;
   const state = stage.dataset.battleState;
   put('loss', t.loss_ema.toFixed(4));
   put('dmg', damage(t.loss_ema).toFixed(2));
