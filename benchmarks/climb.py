@@ -6,6 +6,8 @@ included. `python -m benchmarks climb --seeds 0,1,2 --minutes 15`; the hero's ow
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -17,6 +19,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from benchmarks.registry import Options
+from benchmarks.table import Row
 from realm import db
 from realm.guild.skills import get_skill
 from realm.settings import RealmHome
@@ -34,7 +38,6 @@ class Climb:
     last: dict[int, tuple[int, int]]
     steps: int
     seconds: float
-    cpu_s: float
 
 
 def climb(seed: int, minutes: float, until_level: int | None = None, hero: str = "") -> Climb:
@@ -54,7 +57,6 @@ def climb(seed: int, minutes: float, until_level: int | None = None, hero: str =
             loop = subprocess.Popen([sys.executable, "-m", "realm.arena.hero_loop", "--home", folder],
                                     env=environ, stdout=log, stderr=log)  # fmt: skip
         engine = db.connect(home)
-        before = os.times()
         try:
             return _watch(home, engine, loop, seed, minutes, until_level)
         finally:
@@ -62,8 +64,6 @@ def climb(seed: int, minutes: float, until_level: int | None = None, hero: str =
                 loop.terminate()
                 loop.wait(STOP_WAIT_S)
             engine.dispose()
-            after = os.times()
-            print(f"  seed {seed}: {after.children_user - before.children_user:.0f} CPU-s", file=sys.stderr, flush=True)
 
 
 def _watch(home: RealmHome, engine, loop, seed: int, minutes: float, until_level: int | None) -> Climb:
@@ -86,8 +86,7 @@ def _watch(home: RealmHome, engine, loop, seed: int, minutes: float, until_level
         elapsed = time.time() - first if first else 0.0
         if elapsed > minutes * 60 or (until_level and until_level in mastered) or time.monotonic() - begun > 7200:
             last = {t["level"]: (t["correct"], t["n"]) for t in trials}
-            cpu = sum(os.times()[2:4])
-            return Climb(seed, mastered, last, steps, elapsed, cpu)
+            return Climb(seed, mastered, last, steps, elapsed)
 
 
 def first_open_level() -> int:
@@ -100,36 +99,35 @@ def measure(seeds: list[int], minutes: float, hero: str = "") -> list[Climb]:
     return [climb(seed, minutes, first_open_level(), hero) for seed in seeds]
 
 
-def rows(climbs: list[Climb]) -> list[list[str]]:
-    """[measure, value, budget, met] for the table; a level that was not reached counts as later than the run."""
+def rows(climbs: list[Climb]) -> list[Row]:
+    """The table. A level that was not reached counts as infinitely late, so it stays in the median."""
     open_level = first_open_level()
-    found = []
     wanted = (
         ("BIN L1 (closed) mastered", 1, BUDGET_S[1]),
         ("all closed levels mastered", open_level - 1, None),
         (f"first open level (L{open_level}) mastered", open_level, BUDGET_S["open"]),
     )
+    found = []
     for name, level, budget in wanted:
-        times = [c.mastered.get(level, float("inf")) for c in climbs]
-        middle = statistics.median(times)
-        value = f"median {middle:.0f} s" if middle < float("inf") else f"not within {climbs[0].seconds:.0f} s"
-        each = ", ".join(f"{t:.0f}" if t < float("inf") else "never" for t in times)
-        met = "" if budget is None else "yes" if middle <= budget else "no"
-        found.append([name, f"{value} (seeds: {each})", "" if budget is None else f"≤ {budget:.0f} s", met])
+        times = [c.mastered.get(level) for c in climbs]
+        each = ", ".join("never" if t is None else f"{t:.0f} s" for t in times)
+        middle = statistics.median(math.inf if t is None else t for t in times)
+        value = f"not within {climbs[0].seconds:.0f} s" if math.isinf(middle) else f"{middle:.0f} s"
+        verdict = "" if budget is None else "yes" if middle <= budget else "no"
+        found.append(Row(name, against="" if budget is None else f"≤ {budget:.0f} s", verdict=verdict,
+                         text=f"median {value} (seeds: {each})"))  # fmt: skip
     for c in climbs:
         newest = ", ".join(f"L{level} {k}/{n}" for level, (k, n) in sorted(c.last.items()))
-        found.append([f"seed {c.seed}: {c.steps} steps, newest trials", newest, "", ""])
+        found.append(Row(f"seed {c.seed}: {c.steps} steps", text=f"newest trials {newest}"))
     return found
 
 
-if __name__ == "__main__":
-    import argparse
-
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--hero", default="", help="file with YAML laid over the shipped recipe")
-    options = parser.parse_args()
-    over = Path(options.hero).read_text() if options.hero else ""
-    for line in rows(measure([int(s) for s in options.seeds.split(",")], options.minutes, over)):
-        print(" | ".join(line))
+def run(options: Options) -> list[Row]:
+    """`--seeds 0,1,2 --minutes 15 --hero FILE` (YAML laid over the shipped recipe)."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks climb")
+    parser.add_argument("--seeds", default="0" if options.quick else "0,1,2")
+    parser.add_argument("--minutes", type=float, default=1.0 if options.quick else 15.0)
+    parser.add_argument("--hero", type=Path)
+    given = parser.parse_args(options.more)
+    hero = given.hero.read_text(encoding="utf-8") if given.hero else ""
+    return rows(measure([int(seed) for seed in given.seeds.split(",")], given.minutes, hero))
