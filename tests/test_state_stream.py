@@ -257,6 +257,23 @@ def test_critical_hits_are_the_childs_word(home, play):
     assert [h["crit"] for t in reader.of("tick") for h in t["hits"]] == [True]
 
 
+def test_a_pause_that_was_asked_for_is_shown_before_it_is_done(home, play):
+    """The arena sets `desired` without an event of its own; the page must still hear that the step is awaited."""
+    play.arm()
+    play.begin()
+    with served(create_state_app(home)) as base:
+        reader = Reader(base)
+        reader.wait(lambda: hub_of(home).clients == 1)
+        time.sleep(0.3)
+        play.desire("pause")
+        reader.wait(lambda: reader.of("shown"))
+        play.enter("paused")
+        reader.wait(lambda: len(reader.of("shown")) == 2)
+        reader.stop()
+    assert reader.of("shown") == [{"battle": play.battle, "state": state} for state in ("pausing", "paused")]
+    assert all(event_id is None for event_id, kind, _ in reader.frames if kind == "shown")
+
+
 def test_one_thread_for_all_clients_and_none_without(home, play):
     hub = hub_of(home)
     with served(create_state_app(home)) as base:

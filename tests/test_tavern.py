@@ -228,7 +228,11 @@ def test_notice_order_worst_first(home, play):
     play.train(home_views.OVERLOAD_STEPS + 20, loss=2.0, batch=70)
     play.train(30, loss=3.0)
     assert notice()["title"] == "PIP is overloaded." or read_snapshot(home).battle.hint != "back_off"
+    play.emit("alert", "Quest q failed.", "trouble", alert_id="q", code="x",
+              action={"kind": "quest.retry", "payload": {"quest_id": play.quest}})  # fmt: skip
+    assert notice()["act"]["path"] == f"quests/{play.quest}/retry"
     play.emit("alert", "The disk is full.", "trouble", alert_id="d", code="disk", fix="Make room.")
+    assert notice()["act"] is None
     assert notice()["title"] == "The disk is full." and "Make room." in notice()["text"]
     (home.run / "arena.json").unlink()
     assert notice()["id"] == "arena" and "start-all" in notice()["command"]

@@ -36,7 +36,7 @@ def full_realm(play) -> None:
     play.train(60, batch=30)
 
 
-def eventually(ready, timeout: float = 8.0):
+def eventually(ready, timeout: float = 15.0):
     deadline = time.monotonic() + timeout
     while True:
         value = ready()

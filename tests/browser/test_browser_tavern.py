@@ -26,7 +26,7 @@ def text(page, key: str) -> str:
     return page.locator(f'[data-live="{key}"]').first.inner_text().strip()
 
 
-def eventually(ready, timeout: float = 8.0):
+def eventually(ready, timeout: float = 15.0):
     deadline = time.monotonic() + timeout
     while True:
         value = ready()
@@ -152,9 +152,9 @@ def test_pause_posts_once_and_the_page_follows(realm, open_page):
     page.wait_for_timeout(200)
     assert realm.play.commands() == [("battle.pause", {})]
     assert page.locator("[data-battle-state]").get_attribute("data-battle-state") == "training", "no optimistic state"
-    realm.play.desire("pause")
-    realm.play.answer()
+    realm.play.desire("pause")  # the arena's answer comes only when the step is over
     page.wait_for_selector("[data-battle-state=pausing]")
+    realm.play.answer()
     realm.play.enter("paused")
     page.wait_for_selector("[data-battle-state=paused]")
     page.locator("main").press("p")

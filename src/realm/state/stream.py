@@ -1,7 +1,8 @@
 """The event stream: one tailing thread per realm home and process, frames encoded once, fanned out to every client.
 
-Durable events carry their rising id and are replayed from SQLite after `Last-Event-ID` without limit; ticks and
-machine samples have no id, come at most 10 (0.5) times a second and are never replayed (contracts A2). A client that
+Durable events carry their rising id and are replayed from SQLite after `Last-Event-ID` without limit; ticks, machine
+samples and state changes without an event (`shown`) have no id and are never replayed; ticks come at most 10 times a
+second (contracts A2). A client that
 does not read is dropped, not buffered: it comes back and is replayed what it missed.
 
 The thread starts with the first client and ends with the last, so no application needs a lifespan for it.
@@ -26,7 +27,7 @@ from starlette.responses import Response
 from realm import db, events, services
 from realm.settings import RealmHome
 from realm.state import machine
-from realm.state.reader import quest_effort, quest_steps, snapshot
+from realm.state.reader import quest_effort, quest_steps, shown_state, snapshot
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +90,20 @@ class Tail:
         self.seq = 0
         self.pace: deque[tuple[float, int, int]] = deque(maxlen=PACE_STEPS)
         self.effort = 0.0
+        self.shown: tuple[str | None, str] = (None, "")
+
+    def turned(self, connection: sa.Connection) -> dict[str, Any] | None:
+        """`{battle, state}` when the state to show has changed since the last call; some changes are no event of
+        their own, for example that a pause was asked for while a long step is still running."""
+        battle = self._newest(connection)
+        now = (battle["id"] if battle else None, shown_state(battle))
+        changed, self.shown = now != self.shown, now
+        return {"battle": now[0], "state": now[1]} if changed else None
 
     def prime(self, connection: sa.Connection) -> None:
         """Begin at the newest row that is already there: what was before the first client is not news."""
         battle = self._newest(connection)
+        self.turned(connection)
         if battle:
             self._turn_to(connection, battle)
 
@@ -281,6 +292,9 @@ class Hub:
                 self.position = found[-1].id
             if len(found) < PAGE:
                 break
+        shown = tail.turned(connection)
+        if shown is not None:
+            batch.append((None, frame("shown", shown)))
         data = tail.tick(connection, crits)
         if data is not None:
             batch.append((None, frame("tick", data)))

@@ -52,8 +52,9 @@ def version() -> str:
     return f"{number}-{digest.hexdigest()[:8]}"
 
 
+@cache
 def environment() -> Environment:
-    """Jinja with autoescape for every template and an error for every misspelt name."""
+    """Jinja with autoescape for every template and an error for every misspelt name; one per process."""
     made = Environment(loader=PackageLoader("realm.tavern"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     made.filters.update(
@@ -92,8 +93,8 @@ class Tavern:
         return {
             "snapshot": shot, "event_id": shot.event_id, "state": shot.battle.state, "mode": shot.mode,
             "waiting": counts.high + counts.normal + counts.low + counts.inbox, "campaign": f.campaign,
-            "campaign_day": day, "hero_name": f.hero, "arena_alive": f.arena_alive, "freeze": False,
-            "idle_generation": self.home.settings.idle_generation, "page": "", "notice": None,
+            "campaign_day": day, "hero_name": f.hero, "profile": f.profile, "arena_alive": f.arena_alive,
+            "idle_generation": self.home.settings.idle_generation, "page": "", "notice": None, "freeze": False,
         }  # fmt: skip
 
 

@@ -257,7 +257,19 @@ def _alert(connection: sa.Connection) -> dict[str, Any] | None:
         text = " ".join(str(p[key]) for key in ("why", "fix") if p.get(key) and p[key] != event.text)
         key = p.get("alert_id") or event.id
         return {"id": f"alert-{key}-{event.id}", "zone": "overload", "title": event.text, "plain": event.text,
-                "text": text, "command": None, "act": None}  # fmt: skip
+                "text": text, "command": None, "act": _act(p.get("action"))}  # fmt: skip
+    return None
+
+
+def _act(action: Any) -> dict[str, str] | None:
+    """The one-click remedy that an alert carries, as an order this page can give; None for one it cannot."""
+    if not isinstance(action, dict):
+        return None
+    payload = action.get("payload") or action
+    if action.get("kind") == "quest.retry" and payload.get("quest_id"):
+        return {"path": f"quests/{payload['quest_id']}/retry", "label": "Retry the quest", "confirm": ""}
+    if action.get("kind") == "battle.resume":
+        return {"path": "battle/resume", "label": "Go on", "confirm": ""}
     return None
 
 
@@ -276,4 +288,4 @@ def _overload(connection: sa.Connection, f: Facts) -> dict[str, Any] | None:
     return {"id": f"overload-{f.battle['id']}-{steps // 500}", "zone": "overload", "title": f"{f.hero} is overloaded.",
             "plain": "Loss stays far above its floor.",
             "text": f"Strain has stayed above 0.5 for {steps:,} steps and is not improving.", "command": None,
-            "act": "skip"}  # fmt: skip
+            "act": {"path": "battle/skip", "label": "Skip this quest", "confirm": "ask-skip"}}  # fmt: skip

@@ -5,6 +5,7 @@
 const BACKOFF = [1000, 2000, 4000, 8000, 15000];
 const OFFLINE_MS = 60000;
 const RING = 500;
+const PASSING = ['tick', 'forge', 'shown', 'snapshot', 'reset']; // without an id, never told again
 
 export class Line {
   /** @param {{kinds: string[], after: number, tell: (message: object) => void}} options */
@@ -42,7 +43,7 @@ export class Line {
       source.close();
       if (this.source === source) this.lost();
     };
-    for (const kind of [...this.kinds, 'tick', 'forge', 'snapshot', 'reset']) {
+    for (const kind of [...this.kinds, ...PASSING]) {
       source.addEventListener(kind, event => this.take(kind, event));
     }
   }
@@ -50,7 +51,7 @@ export class Line {
   take(kind, event) {
     this.news();
     const data = JSON.parse(event.data);
-    const durable = kind !== 'tick' && kind !== 'forge' && kind !== 'snapshot' && kind !== 'reset';
+    const durable = !PASSING.includes(kind);
     if (kind === 'reset') {
       this.ring = [];
       this.tell({type: 'resync'});
@@ -67,7 +68,7 @@ export class Line {
       this.last = data.id;
       this.ring.push(frame);
       if (this.ring.length > RING) this.ringFrom = this.ring.shift().id;
-    } else {
+    } else if (kind !== 'shown') {
       this.latest[kind] = frame;
     }
     this.tell(frame);

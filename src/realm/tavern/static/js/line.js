@@ -43,6 +43,11 @@ function hear(message) {
       listeners[message.kind].forEach(fn => fn(message.data));
       return;
     }
+    if (message.kind === 'shown') {
+      const stage = document.querySelector('[data-battle-state]');
+      if (stage?.dataset.battleState !== message.data.state || stage.dataset.battle !== message.data.battle) panel('battle');
+      return;
+    }
     listeners.event.forEach(fn => fn(message.data));
     for (const name of [...(PANELS[message.kind] || []), 'log']) {
       if (calm() && !(LOUD.has(message.kind) && name !== 'log')) held.add(name);

@@ -17,13 +17,20 @@ function settle(button) {
 }
 
 export async function give(path, {method = 'POST', body, button} = {}) {
-  const headers = {'Idempotency-Key': crypto.randomUUID?.() ?? `k-${Date.now()}-${Math.random().toString(36).slice(2)}`};
+  // The key is the order's id: its result may be on the line before this request has its answer.
+  const key = crypto.randomUUID?.() ?? `k-${Date.now()}-${Math.random().toString(36).slice(2)}`;
+  const headers = {'Idempotency-Key': key};
   if (body) headers['Content-Type'] = 'application/json';
-  const answer = await fetch(`/api/${path}`, {method, headers, body});
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.detail || `the realm answered ${answer.status}`);
-  if (button) waiting.set(told.command_id, button);
-  return told.command_id;
+  if (button) waiting.set(key, button);
+  try {
+    const answer = await fetch(`/api/${path}`, {method, headers, body});
+    const told = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(told.detail || `the realm answered ${answer.status}`);
+  } catch (error) {
+    waiting.delete(key);
+    throw error;
+  }
+  return key;
 }
 
 function ask(id, what) {
@@ -46,8 +53,9 @@ async function press(button) {
   button.setAttribute('aria-busy', 'true');
   button.classList.add('busy');
   try {
-    await give(button.dataset.order, {method: button.dataset.method, body: button.dataset.body, button});
-    setTimeout(() => settle(button), 8000); // the arena may be down: the button is usable again, the order stays noted
+    const key = await give(button.dataset.order, {method: button.dataset.method, body: button.dataset.body, button});
+    // The arena may be down or the step long: the button is usable again, the order stays noted.
+    setTimeout(() => waiting.get(key) === button && settle(button), 8000);
   } catch (error) {
     settle(button);
     oops(button, error.message);
