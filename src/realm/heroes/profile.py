@@ -16,13 +16,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from realm import lore
-from realm.settings import RealmHome, explain, nearest
+from realm.settings import RealmHome, SettingsError, explain, nearest
 
 EMBEDDED = "embedded:"  # model.path_or_hub_id of a hero whose weights are made here from config and seed
 Family = Literal["qwen", "llama", "mistral", "gemma", "phi"]
 
 
-class ProfileError(ValueError):
+class ProfileError(SettingsError):
     """A recipe that cannot be used; the message names the value, the rule and the next action."""
 
 
