@@ -187,7 +187,10 @@ def test_a_refused_order_says_why_at_the_button(realm, open_page):
     page.get_by_role("button", name="Save a checkpoint now").click()
     eventually(lambda: realm.play.commands())
     realm.play.answer("failed", "the disk has no room for a checkpoint")
-    eventually(lambda: "no room for a checkpoint" in page.locator(".stage [data-oops]").inner_text())
+    said = page.locator(".stage [data-oops]")
+    eventually(lambda: "no room for a checkpoint" in said.inner_text())
+    page.wait_for_timeout(1000)  # the panel has fetched itself again meanwhile
+    assert "no room for a checkpoint" in said.inner_text(), "the reason stays until the next order"
 
 
 def test_lost_line_and_back(realm, open_page):
