@@ -194,7 +194,7 @@ def test_a_refused_order_says_why_at_the_button(realm, open_page):
 
 
 def test_lost_line_and_back(realm, open_page):
-    """Reconnecting, with the age of the numbers and orders off; Live again after return (ux A4, without its seconds)."""
+    """Reconnecting, with the age of the numbers and orders off; Live again after return (ux A4 but its seconds)."""
     fighting(realm.play)
     page = open_page()
     realm.play.train(3)
