@@ -221,3 +221,13 @@ def test_shipped_tokenizer_renders_bin_rows():
     for problem in get_skill("bin").generate(9, 40, seed=3):
         row = chat.render(problem.messages, tokenizer)
         assert trained_text(row, tokenizer) == problem.golden + "<|im_end|>"
+
+
+def test_span_tags_do_not_keep_a_template_from_being_compiled():
+    """PIP's own template marks its answers for transformers; the tags write nothing."""
+    tokenizer = kit.tokenizer(template=kit.CHATML_MARKED)
+    renderer = chat._renderer(chat._Key(tokenizer))
+    assert "library" not in renderer.__qualname__
+    messages = [{"role": "user", "content": " a\n"}, {"role": "assistant", "content": "b "}]
+    assert renderer(messages, False, False) == tokenizer.apply_chat_template(messages, tokenize=False)
+    assert chat._without_spans("{%- generation -%}x{% endgeneration %}") == "{%- if true -%}x{% endif %}"

@@ -14,6 +14,7 @@ Torch-free: the tokenizer is any object with Hugging Face's tokenizer interface,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -184,9 +185,9 @@ def _renderer(key: _Key) -> Renderer:
         )
 
     try:
-        template = _environment().from_string(tokenizer.chat_template)
+        template = _environment().from_string(_without_spans(tokenizer.chat_template))
     except (jinja2.TemplateError, TypeError):
-        return library  # tags of its own, for example {% generation %}, or several named templates
+        return library  # tags of its own, or several named templates
     special = dict(tokenizer.special_tokens_map)
 
     def compiled(messages: Sequence[Message], generate: bool, thinking: bool) -> str:
@@ -201,6 +202,13 @@ def _renderer(key: _Key) -> Renderer:
         except jinja2.TemplateError:
             return library
     return compiled
+
+
+def _without_spans(template: str) -> str:
+    """`{% generation %}` only marks a span for transformers and writes nothing; the mask is made here. An `if` with the
+    same whitespace control stands in, or PIP's own template could not be compiled."""
+    return re.sub(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})",
+                  lambda found: found[1] + ("endif" if found[2] else "if true") + found[3], template)  # fmt: skip
 
 
 def _environment() -> jinja2.Environment:
