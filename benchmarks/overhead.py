@@ -84,6 +84,8 @@ def compare(where: Ground, pairs: int, name: str) -> list[Row]:
     direct = tuple(100 * sum(f.inside) / (sum(f.steps) - sum(f.inside)) for f in on)
     beside = tuple(f.whole - sum(f.steps) - statistics.median(f.steps) for f in on)
     tokens = sum(field_of(where).tokens)
+    rendered = [rendering(where) for _ in range(3)]
+    trained = statistics.median(sum(f.steps) for f in off) * where.steps / (where.steps - 1)
     limit = f"≤ {BUDGET:.0f} % of training CPU"
     return [
         Row(f"{name}: one optimizer step, everything off", tuple(1000 * statistics.mean(f.steps) for f in off),
@@ -91,7 +93,8 @@ def compare(where: Ground, pairs: int, name: str) -> list[Row]:
         Row(f"{name}: on against off", each_left_out(on, off), "%", "low", limit, BUDGET),
         Row(f"{name}: timed from inside", direct, "%", "low", limit, BUDGET),
         Row(f"{name}: per step, timed from inside", tuple(1000 * statistics.mean(f.inside) for f in on), "CPU-ms"),
-        Row(f"{name}: rendering rows to ids and mask", tuple(1e6 * rendering(where) / tokens for _ in range(3)),
-            "CPU-µs/token", against="once a quest"),
+        Row(f"{name}: rendering rows to ids and mask", tuple(1e6 * r / tokens for r in rendered), "CPU-µs/token",
+            against="once a quest"),
+        Row(f"{name}: rendering, beside the quest's training CPU", tuple(100 * r / trained for r in rendered), "%"),
         Row(f"{name}: loading, rendering, set-up, checkpoint", beside, "CPU-s", against="once a battle"),
     ]  # fmt: skip
