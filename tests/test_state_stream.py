@@ -122,6 +122,33 @@ def test_first_frame_is_the_snapshot_then_events_then_ticks(home, play):
     assert all(event_id is None for event_id, kind, _ in reader.frames if kind in ("tick", "forge"))
 
 
+def test_no_step_falls_between_snapshot_and_ticks(home, play):
+    """Steps are written all the time while clients come: snapshot, `shown` and ticks leave no step untold."""
+    play.arm(steps=5000)
+    play.begin()
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            play.train(2, batch=2)
+            time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with served(create_state_app(home)) as base:
+            for _ in range(6):
+                reader = Reader(base)
+                reader.wait(lambda r=reader: len(r.of("tick")) > 2)
+                reader.stop()
+                reached = reader.of("shown")[0]["at"]
+                hits = [hit["step"] for tick in reader.of("tick") for hit in tick["hits"]]
+                assert hits == list(range(hits[0], hits[-1] + 1)) and hits[0] <= reached + 1
+    finally:
+        stop.set()
+        writer.join()
+
+
 def test_effort_of_ticks_is_the_sum_of_strain(home, play):
     play.arm()
     play.begin()
@@ -266,11 +293,12 @@ def test_a_pause_that_was_asked_for_is_shown_before_it_is_done(home, play):
         reader.wait(lambda: hub_of(home).clients == 1)
         time.sleep(0.3)
         play.desire("pause")
-        reader.wait(lambda: reader.of("shown"))
-        play.enter("paused")
         reader.wait(lambda: len(reader.of("shown")) == 2)
+        play.enter("paused")
+        reader.wait(lambda: len(reader.of("shown")) == 3)
         reader.stop()
-    assert reader.of("shown") == [{"battle": play.battle, "state": state} for state in ("pausing", "paused")]
+    told = [{"battle": play.battle, "state": state, "at": 0} for state in ("training", "pausing", "paused")]
+    assert reader.of("shown") == told
     assert all(event_id is None for event_id, kind, _ in reader.frames if kind == "shown")
 
 

@@ -27,7 +27,7 @@ from starlette.responses import Response
 from realm import db, events, services
 from realm.settings import RealmHome
 from realm.state import machine
-from realm.state.reader import quest_effort, quest_steps, shown_state, snapshot
+from realm.state.reader import newest_battle, quest_effort, quest_steps, shown_state, snapshot
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,12 @@ def event_data(event: events.Event) -> dict[str, Any]:
     """What a durable event's frame carries; the payload's own keys lie under `payload`."""
     return {"id": event.id, "t": event.t, "kind": event.kind, "level": event.level, "text": event.text,
             "payload": event.payload}  # fmt: skip
+
+
+def shown_frame(battle: dict[str, Any] | None) -> dict[str, Any]:
+    """State to show and campaign step reached of a battle, as the `shown` frame tells it."""
+    return {"battle": battle["id"] if battle else None, "state": shown_state(battle),
+            "at": (battle["step"] or 0) if battle else 0}  # fmt: skip
 
 
 class Client:
@@ -93,23 +99,23 @@ class Tail:
         self.shown: tuple[str | None, str] = (None, "")
 
     def turned(self, connection: sa.Connection) -> dict[str, Any] | None:
-        """`{battle, state}` when the state to show has changed since the last call; some changes are no event of
+        """`shown_frame` when the state to show has changed since the last call; some changes are no event of
         their own, for example that a pause was asked for while a long step is still running."""
-        battle = self._newest(connection)
-        now = (battle["id"] if battle else None, shown_state(battle))
+        data = shown_frame(newest_battle(connection))
+        now = (data["battle"], data["state"])
         changed, self.shown = now != self.shown, now
-        return {"battle": now[0], "state": now[1]} if changed else None
+        return data if changed else None
 
     def prime(self, connection: sa.Connection) -> None:
         """Begin at the newest row that is already there: what was before the first client is not news."""
-        battle = self._newest(connection)
+        battle = newest_battle(connection)
         self.turned(connection)
         if battle:
             self._turn_to(connection, battle)
 
     def tick(self, connection: sa.Connection, crits: set[int]) -> dict[str, Any] | None:
         """The tick of all rows since the last call, or None. `crits`: steps whose hit was called critical."""
-        battle = self._newest(connection)
+        battle = newest_battle(connection)
         if battle is None:
             return None
         if battle["id"] != self.battle_id:
@@ -123,11 +129,6 @@ class Tail:
         self.pace.extend((row["step_s"], row["tokens"], row["steps"]) for row in rows)
         self.step, self.seq = rows[-1]["step"], self.seq + 1
         return self._data(battle, rows, crits)
-
-    def _newest(self, connection: sa.Connection) -> dict[str, Any] | None:
-        table = db.battles
-        row = connection.execute(sa.select(table).order_by(table.c.id.desc()).limit(1)).mappings().first()
-        return dict(row) if row else None
 
     def _turn_to(self, connection: sa.Connection, battle: dict[str, Any], fresh: bool = False) -> None:
         self.battle_id, self.step = battle["id"], -1
@@ -213,11 +214,14 @@ class Hub:
         engine = self.engine
         with self._lock:
             if self._thread is None:
+                # Here, not in the thread: what is written after this call must reach the client.
+                tail = Tail()
                 with db.read(engine) as connection:
                     self.position = events.last_id(connection)
+                    tail.prime(connection)
                 self._stop = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._follow, args=(engine, self._stop), name="realm-tail", daemon=True)  # fmt: skip
+                    target=self._follow, args=(engine, self._stop, tail), name="realm-tail", daemon=True)  # fmt: skip
                 self._thread.start()
             self._clients.add(client)
 
@@ -242,9 +246,8 @@ class Hub:
         if made is not None:
             made.dispose()
 
-    def _follow(self, engine: sa.Engine, stop: threading.Event) -> None:
+    def _follow(self, engine: sa.Engine, stop: threading.Event, tail: Tail) -> None:
         watcher = events.Watcher(engine)
-        tail, primed = Tail(), False
         machine_at = 0.0
         try:
             while not stop.is_set():
@@ -252,9 +255,6 @@ class Hub:
                 batch: list[tuple[int | None, bytes]] = []
                 if watcher.changed():
                     with db.read(engine) as connection:
-                        if not primed:
-                            tail.prime(connection)
-                            primed = True
                         batch += self._news(connection, tail)
                 if begun - machine_at >= MACHINE_S:
                     machine_at = begun
@@ -356,6 +356,8 @@ async def frames(hub: Hub, client: Client, last_event_id: int | None) -> AsyncIt
         async for part, last_sent in _replay(hub, last):
             last = last_sent
             yield part
+        # Steps that were taken before the subscription make no tick: the client hears how far the battle is.
+        yield frame("shown", await asyncio.to_thread(_present, hub))
         async for part in _live(client, last):
             yield part
     finally:
@@ -395,6 +397,12 @@ async def _replay(hub: Hub, last: int) -> AsyncIterator[tuple[bytes, int]]:
 def _page(hub: Hub, last: int) -> list[events.Event]:
     with db.read(hub.engine) as connection:
         return events.after(connection, last, PAGE)
+
+
+def _present(hub: Hub) -> dict[str, Any]:
+    """`{battle, state, at}` now; `at` is the campaign step of the newest battle."""
+    with db.read(hub.engine) as connection:
+        return shown_frame(newest_battle(connection))
 
 
 def _range(hub: Hub) -> tuple[int, int]:

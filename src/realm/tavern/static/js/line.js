@@ -45,7 +45,9 @@ function hear(message) {
     }
     if (message.kind === 'shown') {
       const stage = document.querySelector('[data-battle-state]');
-      if (stage?.dataset.battleState !== message.data.state || stage.dataset.battle !== message.data.battle) panel('battle');
+      const {battle, state, at} = message.data;
+      if (!stage) return;
+      if (stage.dataset.battleState !== state || stage.dataset.battle !== (battle ?? '') || Number(stage.dataset.at) < at) panel('battle');
       return;
     }
     listeners.event.forEach(fn => fn(message.data));
