@@ -288,10 +288,11 @@ class Server:
         assert self._server.started, "the test server did not start"
 
     def stop(self) -> None:
-        self._socket.close()  # nobody comes back while the streams are ended
-        self._server.should_exit = True
+        self._server.should_exit = True  # closes the listening socket first: nobody comes back in between
+        self._thread.join(timeout=0.5)  # idle connections end at once; streams would wait for their time-out
         self.app.state.hub.close()
         self._thread.join(timeout=10)
+        assert not self._thread.is_alive(), "the test server did not stop"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 
 import pytest
@@ -218,6 +219,31 @@ def test_lost_line_and_back(realm, open_page):
     assert page.locator("#lost").count() == 0 and pause.get_attribute("aria-disabled") is None
     eventually(lambda: "Written while nobody listened." in page.locator("#p-log").inner_text())
     assert realm.play.commands() == []
+
+
+@pytest.mark.slow
+def test_line_to_a_mute_server_is_tried_again(realm, open_page):
+    """The other end takes the connection and never answers (sleep, a hung process): the page does not wait for ever."""
+    fighting(realm.play)
+    page = open_page()
+    realm.play.train(3)
+    eventually(lambda: text(page, "step") == "63")
+    open_page.watch.expected = ("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "ERR_EMPTY_RESPONSE",
+                                "ERR_CONNECTION_RESET")  # fmt: skip
+    realm.server.stop()
+    with socket.socket() as mute:
+        mute.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        mute.bind(("127.0.0.1", realm.server.port))
+        mute.listen(16)
+        page.wait_for_selector("html[data-conn=reconnecting]", state="attached", timeout=20_000)
+        mute.settimeout(20)
+        held, _ = mute.accept()  # the line's next attempt, left without an answer
+        eventually(lambda: int(page.evaluate("import('/static/js/line.js').then(m => m.status.attempt)")) >= 3, 45)
+    realm.play.train(7)
+    realm.server.start()
+    page.wait_for_selector("html[data-conn=live]", state="attached", timeout=30_000)
+    eventually(lambda: text(page, "step") == "70")
+    held.close()
 
 
 def test_nine_tabs_one_stream(realm, browser, open_page):

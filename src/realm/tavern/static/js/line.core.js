@@ -4,6 +4,8 @@
 //   {type:'frame', kind, id, data}        {type:'resync'}
 const BACKOFF = [1000, 2000, 4000, 8000, 15000];
 const OFFLINE_MS = 60000;
+const OPENING_MS = 10000; // an answer that has not begun by then will not come: the other end sleeps or is gone
+const SILENT_MS = 20000; // the machine's numbers come every 2 s, so a line this silent is dead
 const RING = 500;
 const PASSING = ['tick', 'forge', 'shown', 'snapshot', 'reset']; // without an id, never told again
 
@@ -31,6 +33,7 @@ export class Line {
     this.source?.close();
     const source = new EventSource(`/api/stream?last_event_id=${this.last}`);
     this.source = source;
+    this.openedAt = Date.now();
     source.onopen = () => {
       const again = this.lostAt > 0;
       this.attempt = 0;
@@ -40,7 +43,6 @@ export class Line {
       if (again) this.tell({type: 'resync'}); // ticks of the gap are gone: panels ask for the present state
     };
     source.onerror = () => {
-      source.close();
       if (this.source === source) this.lost();
     };
     for (const kind of [...this.kinds, ...PASSING]) {
@@ -79,6 +81,7 @@ export class Line {
   }
 
   lost() {
+    this.source.close();
     this.lostAt ||= Date.now();
     const wait = BACKOFF[Math.min(this.attempt, BACKOFF.length - 1)] * (0.8 + 0.4 * Math.random());
     this.attempt += 1;
@@ -92,6 +95,10 @@ export class Line {
   }
 
   watch() {
+    // A connection whose other end vanished (sleep, a pulled cable) reports no error of its own.
+    const silent = this.source.readyState === EventSource.OPEN && Date.now() - this.newsAt > SILENT_MS;
+    const stuck = this.source.readyState === EventSource.CONNECTING && Date.now() - this.openedAt > OPENING_MS;
+    if (silent || stuck) this.lost();
     if (this.conn === 'reconnecting' && this.lostFor() > OFFLINE_MS) this.status('offline');
   }
 
