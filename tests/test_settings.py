@@ -101,6 +101,24 @@ def test_doctor_finds_and_fixes(tmp_path):
     assert after["torch"].found.endswith("build)")
 
 
+@pytest.mark.parametrize("text,build", [
+    ("__version__ = '2.13.0'\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", "CPU build"),
+    ("__version__ = '2.13.0'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", "CUDA 13.0 build"),
+    ("__version__ = '2.13.0'\ncuda = None\nhip = '7.1'\n", "ROCm 7.1 build"), ("", "unknown build"),
+])  # fmt: skip
+def test_torch_build_needs_no_suffix_in_the_version(tmp_path, monkeypatch, text, build):
+    """A wheel of a plain index is just `2.13.0`, whichever build it is."""
+    package = tmp_path / "site" / "torch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('imported')\n")
+    (package / "version.py").write_text(text)
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "2.13.0")
+    row = doctor._torch()
+    assert row.found == f"2.13.0 ({build})" and row.status in ("ok", "warn")
+
+
 def test_doctor_json_and_exit_code(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("REALM_MIN_FREE_DISK", str(10**18))
     monkeypatch.setattr(sys, "argv", ["training", "doctor", "--json"])

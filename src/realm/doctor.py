@@ -1,17 +1,20 @@
 """`python3 -m training doctor [--fix] [--json]`: is this machine and this realm home fit to play? One row per question.
 
 A row that fails says what to do; `--fix` does what is safe: folders, database schema, notes of dead processes.
-torch is looked up by its package metadata, never imported.
+torch is looked up by its package metadata and the text of its `version.py`, never imported.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from realm import db, services, supervise
@@ -132,13 +135,30 @@ def _torch() -> Row:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return Row("torch", "fail", "not installed", _pin("torch"), "", 'pip install -e ".[training]"')
-    build = "CPU build" if "+cpu" in version else "CUDA build" if "+cu" in version else "build not named"
+    build = torch_build()
     if build == "CPU build" and gpu_memory():
         return Row("torch", "warn", f"{version} ({build}) beside a GPU", _pin("torch"), "",
                    "install a CUDA build: TORCH_INDEX=<wheel source> scripts/bootstrap_dev.sh")  # fmt: skip
     wanted = _pin("torch")
     status: Status = "ok" if version.split("+")[0] == wanted else "warn"
     return Row("torch", status, f"{version} ({build})", wanted, wanted, "" if status == "ok" else _reinstall("torch"))
+
+
+def torch_build() -> str:
+    """CPU build | CUDA x build | ROCm x build, from the text of torch's own `version.py`.
+
+    A wheel's version need not name its build: the suffix `+cpu` or `+cu130` is there from some sources only.
+    """
+    spec = importlib.util.find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    if file is None or not file.is_file():
+        return "unknown build"
+    text = file.read_text(encoding="utf-8")
+    for name, title in (("cuda", "CUDA"), ("hip", "ROCm")):
+        found = re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+        if found:
+            return f"{title} {found[1]} build"
+    return "CPU build" if re.search(r"^cuda\b[^=\n]*=\s*None", text, re.MULTILINE) else "unknown build"
 
 
 def _pin(package: str) -> str:
