@@ -181,6 +181,20 @@ def test_save_steps_and_pruning(home, engine):
     assert [e["why"] for e in told(engine, "checkpoint")] == ["every save_steps", "every save_steps", "quest done"]
 
 
+def test_a_quest_that_another_overtook_goes_on_where_its_own_rows_ended(home, engine):
+    profile, ids, a = one_quest(home, engine)
+    b = kit.quest(home, engine, ids, "b", kit.conversations(9, 20))
+    row = kit.serve_here(home, engine, kit.order_battle(engine, profile, ids, data=a, steps=4))
+    row = kit.serve_here(home, engine, kit.order_battle(engine, profile, ids, data=b, steps=10, begin=4,
+                                                        parent=row["checkpoint_id"]))  # fmt: skip
+    # The arena counts 4 steps of A in the checkpoint at step 14, so A began, in effect, at step 10.
+    order = kit.order_battle(engine, profile, ids, data=a, steps=10, begin=10, parent=row["checkpoint_id"])
+    row = kit.serve_here(home, engine, order)
+    assert (row["outcome"], row["start_step"], row["total_steps"], row["step"]) == ("trained", 14, 6, 20)
+    state = json.loads((home.models / "current_model" / "resume/state.json").read_text())
+    assert state["cursor"] == 40, "4 rows for each of its 10 steps, none twice"
+
+
 def test_a_finished_quest_that_is_asked_again_does_no_step(home, engine):
     """Stopped during its trials, a quest comes back with nothing left to train."""
     profile, ids, a = one_quest(home, engine)

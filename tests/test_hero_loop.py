@@ -152,6 +152,32 @@ def skipped_quest(tables, answer):
     return tables.rows(db.battles, db.battles.c.id == answer["result"]["battle_id"])[0]["quest_id"]
 
 
+def test_a_quest_that_others_overtook_is_trained_to_its_end(home, tables):
+    """Stopped after some steps, overtaken by a file, then gone on with: ten steps of its own and a full blessing."""
+    home = tiny_home(home, step_s=0.03)
+    with running(home):
+        wait_for(lambda: (tables.battles() or [{}])[-1].get("step"))
+        tables.do("battle.stop")
+        first = tables.quests()[0]
+        before = tables.battles()[-1]["step"]
+        assert 0 < before < 10
+        tell(home, step_s=0.0)
+        rows = [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(60)]
+        (home.inbox / "high" / "words.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        wait_for(lambda: tables.quests(db.quests.c.kind == "file"))
+        tables.do("battle.resume")
+        wait_for(lambda: tables.quests(db.quests.c.id == first["id"])[0]["state"] == "done")
+    names = [b["quest_id"] for b in tables.battles()[:3]]
+    assert names[0] == names[2] == first["id"] != names[1], "the file came between"
+    own = [b["id"] for b in tables.battles() if b["quest_id"] == first["id"]]
+    assert len(tables.rows(db.metrics, db.metrics.c.battle_id.in_(own))) == 10
+    assert tables.battles()[2]["total_steps"] == 10 - before
+    blessing = next(b for b in tables.rows(db.blessings) if b["quest_id"] == first["id"])
+    assert blessing["parts"]["battles"] == own
+    with db.read(tables.engine) as connection:
+        assert audit(connection)["differences"] == []
+
+
 def test_a_pause_survives_a_restart(home, tables):
     home = tiny_home(home, step_s=0.02)
     with running(home):
@@ -239,7 +265,7 @@ def test_five_failures_in_a_row_stop_the_training_with_an_alert(home, tables, mo
 
 @pytest.mark.parametrize("word,sign", [
     ("lie_counts", "incident"), ("lie_verdict", None), ("lie_checkpoint", "no checkpoint"),
-    ("lie_short", "step 9 of 10"),
+    ("lie_short", "9 of the quest's 10 steps"),
 ])  # fmt: skip
 def test_lies_of_the_child_promote_nothing(home, tables, word, sign, monkeypatch):
     monkeypatch.setattr("realm.arena.hero_loop.BACKOFF_S", (0.0,))
@@ -352,6 +378,8 @@ def test_trials_and_quests_by_command_and_another_hero(home, tables):
         assert campaigns_active(tables)["hero_id"] == "other"
         tables.do("mode", mode="train")
         wait_for(lambda: tables.battles()[-1]["hero_id"] == "other")
+        idle = [q for q in tables.quests(db.quests.c.state == "queued") if q["id"] == quest["id"]]
+        assert idle, "an idle quest of one campaign is not trained in another"
         back = tables.do("hero.use", hero_id="tiny")
         assert back["state"] == "done" and campaigns_active(tables)["hero_id"] == "tiny"
     assert len(tables.rows(db.campaigns)) == 2

@@ -55,6 +55,15 @@ class World:
                 started_at=start, finished_at=self.tick(), created_at=start))
         return quest_id
 
+    def steps(self, battle, first, last):
+        """Rows of the optimizer steps `first` to `last` that a battle did."""
+        with db.write(self.engine) as connection:
+            run = connection.execute(sa.select(db.battles.c.run_id).where(db.battles.c.id == battle)).scalar_one()
+            connection.execute(sa.insert(db.metrics), [
+                {"run_id": run, "step": step, "battle_id": battle, "t": self.clock, "loss": 1.0, "loss_ema": 1.0,
+                 "lr": 0.1, "tokens": 1, "trained_tokens": 1, "step_s": 0.1, "floor": 0.0, "strain": 1.0,
+                 "zone": "overload", "effort": 1.0} for step in range(first, last + 1)])
+
     def checkpoint(self, step, run=None, state="live"):
         with db.write(self.engine) as connection:
             run = run or campaigns.current_run(connection, self.id)["id"]
@@ -185,7 +194,8 @@ def test_battle_configuration(world, home):
     assert config["floor"] == 0.0 and config["probe"] == {"path": "p", "rows": 20}
     assert config["hero"]["id"] == "pip" and config["seed"] == world.campaign["seed"]
     with db.write(world.engine) as connection:
-        plan.start_battle(connection, "W", config, quest)
+        battle = plan.start_battle(connection, "W", config, quest)
+    world.steps(battle, 101, 108)
     world.checkpoint(105)
     again = world.ask(plan.battle_config, world.campaign, profile, world.ask(board.get, quest_id), [])
     assert again["quest_start_step"] == 100, "where the quest first began"
@@ -196,6 +206,44 @@ def test_battle_configuration(world, home):
     assert fallen["quest_start_step"] == 60, "never beyond the checkpoint it goes on from"
     assert plan.child_key(config) == plan.child_key(again | {"steps": 1})
     assert plan.child_key(config) != plan.child_key(config | {"hero": {**config["hero"], "seed": 9}})
+
+
+def test_what_is_left_of_a_quest_is_counted_by_its_own_steps(world):
+    """A does 4 of its 10 steps, B is trained between, then the hero falls back: never is a step of B taken for A's."""
+    profile = load_profile("pip")
+    world.checkpoint(100)
+    names = {name: world.quest(state="queued", kind="file", steps=10, rows=640, path=f"queue/low/{name}.jsonl")
+             for name in "ab"}  # fmt: skip
+
+    def begin(name):
+        quest = world.ask(board.get, names[name])
+        config = world.ask(plan.battle_config, world.campaign, profile, quest, [])
+        with db.write(world.engine) as connection:
+            return config["quest_start_step"], plan.start_battle(connection, "W", config, quest)
+
+    start, battle = begin("a")
+    assert start == 100
+    world.steps(battle, 101, 104)
+    middle = world.checkpoint(104)
+    start, battle = begin("b")
+    assert start == 104, "nothing of B is done"
+    world.steps(battle, 105, 114)
+    world.checkpoint(114)
+    start, battle = begin("a")
+    assert start == 110, "4 of its 10 steps are done, 6 are left"
+    world.steps(battle, 115, 117)
+    world.checkpoint(116)
+    assert begin("a")[0] == 110, "a step beyond the checkpoint is lost"
+    with db.write(world.engine) as connection:
+        campaigns.new_run(connection, world.id, middle, "fall-back")
+    assert begin("a")[0] == 100 and begin("b")[0] == 104, "in another line only what led to its parent counts"
+    other = World.__new__(World)
+    other.engine, other.clock = world.engine, 2000.0
+    with db.write(world.engine) as connection:
+        other.id = campaigns.ensure_active(connection, "flo", {"seed": 0})
+    other.checkpoint(50)
+    config = world.ask(plan.battle_config, other.campaign, profile, world.ask(board.get, names["a"]), [])
+    assert config["quest_start_step"] == 50, "steps of another hero's campaign are not this one's"
 
 
 def test_idle_spec_needs_a_skill(world):

@@ -225,8 +225,10 @@ class _Battle:
         config, quest = self.config, self.quest
         state = held.state or {}
         quest.start_step = held.step
-        quest.steps = max(0, min(config["steps"], config["quest_start_step"] + config["steps"] - held.step))
-        if config["quest_id"] is not None and state.get("quest_id") == config["quest_id"]:
+        before = max(0, held.step - config["quest_start_step"])  # steps of this quest that the weights have had
+        quest.steps = max(0, config["steps"] - before)
+        quest.cursor = before * self.profile.rows_per_step
+        if before and config["quest_id"] is not None and state.get("quest_id") == config["quest_id"]:
             quest.same_quest, quest.cursor = True, state["cursor"]
             self.pulse.tracker = StrainTracker.from_state(state["tracker"])
             self.pulse.hits = Hits(state["hits"])

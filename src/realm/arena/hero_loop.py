@@ -313,7 +313,8 @@ class HeroLoop:
         with db.read(self.engine) as connection:
             resting = commands.mode(connection) == "rest"
             trial, idle = (commands.wishes(connection, wants)[:1] for wants in ("trial", "idle"))
-            quest = board.head(connection, ("file",)) or board.head(connection)
+            campaign_id = self.campaign["id"]
+            quest = board.head(connection, ("file",)) or board.head(connection, campaign_id=campaign_id)
         if idle:
             self._make_idle(idle[0])
         elif trial:
@@ -381,7 +382,7 @@ class HeroLoop:
             return
         self._drafted = battle["id"]
         with db.read(self.engine) as connection:
-            if board.head(connection) is not None or commands.mode(connection) == "rest":
+            if board.head(connection, campaign_id=self.campaign["id"]) is not None or commands.mode(connection) == "rest":
                 return
             found = plan.idle_spec(connection, self.campaign["id"], self.profile)
         if found is not None:

@@ -213,11 +213,18 @@ def quest_steps(quest: Mapping[str, Any], profile: HeroProfile) -> int:
     return max(1, math.ceil(quest["rows"] * profile.epochs / profile.rows_per_step))
 
 
-def quest_start(connection: sa.Connection, quest_id: str, reached: int) -> int:
-    """Campaign step at which the quest first began; never beyond the checkpoint that it goes on from."""
-    query = sa.select(db.battles.c.config).where(db.battles.c.quest_id == quest_id)
-    first = connection.execute(query.order_by(db.battles.c.started_at, db.battles.c.id).limit(1)).scalar()
-    return min(first["quest_start_step"], reached) if first else reached
+def quest_start(
+    connection: sa.Connection, campaign_id: str, quest: Mapping[str, Any], parent: Mapping[str, Any] | None
+) -> int:  # fmt: skip
+    """Campaign step at which the quest would have begun, had it been trained without a break up to the checkpoint.
+
+    Other quests may have been trained since it was interrupted, and a fall-back may have lost some of its steps: what
+    counts is how many of its own steps are in the checkpoint that it goes on from.
+    """
+    if parent is None:
+        return 0
+    battles = progress.quest_battles(connection, quest["id"], campaign_id, quest["started_at"])
+    return parent["step"] - progress.quest_steps_in(connection, battles, parent["run_id"], parent["step"])
 
 
 def floor_of(quest: Mapping[str, Any]) -> float | None:
@@ -248,7 +255,7 @@ def battle_config(
     report = quest["report"] or {}
     return config | {
         "quest_id": quest["id"], "steps": quest_steps(quest, profile), "floor": floor_of(quest),
-        "quest_start_step": quest_start(connection, quest["id"], reached),
+        "quest_start_step": quest_start(connection, campaign["id"], quest, parent),
         "data": {"path": quest["path"], "sha256": report.get("sha256") or quest["content_sha256"],
                  "rows": quest["rows"]},
         "skill": quest["skill"], "level": quest["level"], "probe": report.get("probe"),
@@ -273,13 +280,13 @@ def start_battle(
     desired: str = "run",
 ) -> str:  # fmt: skip
     """Insert the battle's row and put its quest into training; returns the battle's id."""
-    battle_id = db.new_id()
+    battle_id, now = db.new_id(), db.now()
     connection.execute(sa.insert(db.battles).values(
         id=battle_id, campaign_id=config["campaign_id"], run_id=config["run_id"], quest_id=config["quest_id"],
         hero_id=config["hero"]["id"], school=config["school"], worker=worker, state="arming", desired=desired,
-        save_requests=0, config=config, started_at=db.now()))  # fmt: skip
+        save_requests=0, config=config, started_at=now))  # fmt: skip
     if quest is not None:
-        started = quest["started_at"] or db.now()
+        started = quest["started_at"] or now
         board.set_state(connection, quest["id"], "training", campaign_id=config["campaign_id"], started_at=started)
     what = f"quest {quest['name']}" if quest else "a trial"
     events.emit(connection, "battle", f"Battle arming for {what}", "info", battle_id=battle_id, run=config["run_id"],

@@ -68,10 +68,10 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
         battle = _battle(connection, battle_id)
         quest = board.get(connection, battle["quest_id"]) if battle["quest_id"] else None
         checkpoint = _checkpoint(connection, battle)
+        outcome, fault = _outcome(connection, battle, quest, checkpoint)
     trained = tuple(int(n) for n in (quest["mix"] or {})) if quest else ()
     if battle["settled_at"] is not None:
         return Settled(battle_id, battle["outcome"], quest["state"] if quest else None, (), trained)
-    outcome, fault = _outcome(battle, checkpoint)
     # Hashing is slow for large heroes: it is done before the transaction.
     checks = _ceremony(home, battle, quest, checkpoint) if quest and outcome == "trained" else []
     with db.write(made) as connection:
@@ -104,16 +104,21 @@ def _checkpoint(connection: sa.Connection, battle: Mapping[str, Any]) -> dict[st
     return dict(row) if row else None
 
 
-def _outcome(battle: Mapping[str, Any], checkpoint: Mapping[str, Any] | None) -> tuple[str, str | None]:
+def _outcome(
+    connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any] | None,
+    checkpoint: Mapping[str, Any] | None,
+) -> tuple[str, str | None]:  # fmt: skip
     """(outcome, fault): the child's outcome unless the tables say otherwise."""
     if battle["state"] == "failed" or battle["outcome"] not in ("trained", "stopped", "skipped"):
         return "failed", battle["error"] or f"the battle ended as {battle['outcome']!r} without an error text"
-    if battle["quest_id"] and battle["outcome"] == "trained":
+    if quest is not None and battle["outcome"] == "trained":
         if checkpoint is None:
             return "failed", "the battle says it is trained but recorded no checkpoint"
-        wanted, reached = battle["config"]["quest_start_step"] + battle["config"]["steps"], checkpoint["step"]
-        if reached < wanted:
-            return "failed", f"the battle says it is trained but its checkpoint is at step {reached} of {wanted}"
+        battles, wanted = _quest_battles(connection, battle, quest), battle["config"]["steps"]
+        done = progress.quest_steps_in(connection, battles, checkpoint["run_id"], checkpoint["step"])
+        if done < wanted:
+            return "failed", (f"the battle says it is trained but its checkpoint at step {checkpoint['step']} holds "
+                              f"{done} of the quest's {wanted} steps")  # fmt: skip
     return battle["outcome"], None
 
 
@@ -210,29 +215,34 @@ def _finish(
     checks: list[CeremonyCheck],
 ) -> str:  # fmt: skip
     board.set_state(connection, quest["id"], "done", finished_at=db.now(), error=None)
-    blessing = _bless(connection, battle, quest, trials, checks)
+    battles = _quest_battles(connection, battle, quest)
+    blessing = _bless(connection, battle, quest, battles, trials, checks)
+    parts = {**blessing.parts, "battles": battles}  # whose effort it is; a quest may be done more than once
     connection.execute(sa.insert(db.blessings).values(
         id=db.new_id(), campaign_id=battle["campaign_id"], quest_id=quest["id"], battle_id=battle["id"], t=db.now(),
         ceremony=blessing.ceremony, evidence=blessing.evidence, quality=blessing.quality, effort=blessing.effort,
-        xp=blessing.xp, verdict=blessing.verdict, parts=blessing.parts))  # fmt: skip
+        xp=blessing.xp, verdict=blessing.verdict, parts=parts))  # fmt: skip
     text = f"Quest {quest['name']} {blessing.verdict}: quality {blessing.quality:.2f}, experience {blessing.xp:+.1f}"
     level = "trouble" if blessing.verdict == "cursed" else "deed"
     events.emit(connection, "blessing", text, level, battle_id=battle["id"], quest_id=quest["id"],
                 effort=blessing.effort, quality=blessing.quality, xp=blessing.xp, verdict=blessing.verdict,
-                parts=blessing.parts)  # fmt: skip
+                parts=parts)  # fmt: skip
     return "done"
 
 
-def quest_effort(connection: sa.Connection, quest_id: str) -> float:
-    """Sum of strain over all steps of a quest, whichever battles trained them."""
-    battles = sa.select(db.battles.c.id).where(db.battles.c.quest_id == quest_id)
+def _quest_battles(connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any]) -> list[str]:
+    return progress.quest_battles(connection, quest["id"], battle["campaign_id"], quest["started_at"])
+
+
+def _effort(connection: sa.Connection, battles: list[str]) -> float:
+    """Sum of strain over all steps of a quest, whichever of its battles trained them."""
     query = sa.select(sa.func.coalesce(sa.func.sum(db.metrics.c.effort), 0.0))
     return float(connection.execute(query.where(db.metrics.c.battle_id.in_(battles))).scalar_one())
 
 
 def _bless(
-    connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any], trials: list[dict[str, Any]],
-    checks: list[CeremonyCheck],
+    connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any], battles: list[str],
+    trials: list[dict[str, Any]], checks: list[CeremonyCheck],
 ) -> Blessing:  # fmt: skip
     mix = {int(level) for level in quest["mix"]} if quest["mix"] else None
     evidence = {}
@@ -246,19 +256,18 @@ def _bless(
     probe = None
     if not evidence and battle["loss_before"] is not None and battle["loss_after"] is not None:
         rows = int((battle["config"].get("probe") or {}).get("rows", 0))
-        probe = ProbeEvidence(_first_loss(connection, quest["id"], battle), battle["loss_after"], rows)
+        probe = ProbeEvidence(_first_loss(connection, battles, battle), battle["loss_after"], rows)
     kept = [_judge(t) for t in trials if t["kind"] == "retention"]
     told = next((t for t in trials if t["skill"] is not None or t["kind"] == "file"), None)
     status = "ok" if told else "fail" if quest["skill"] else "skip"
     told_check = CeremonyCheck("trial", status, False, "a held-out trial was recorded" if told else "no trial recorded")
-    effort = quest_effort(connection, quest["id"])
-    return bless(effort, [*checks, told_check], list(evidence.values()), probe, kept)
+    return bless(_effort(connection, battles), [*checks, told_check], list(evidence.values()), probe, kept)
 
 
-def _first_loss(connection: sa.Connection, quest_id: str, battle: Mapping[str, Any]) -> float:
+def _first_loss(connection: sa.Connection, battles: list[str], battle: Mapping[str, Any]) -> float:
     """Probe loss before the quest's first battle: a resumed quest must not lose the gain of its first part."""
     query = sa.select(db.battles.c.loss_before).where(
-        db.battles.c.quest_id == quest_id, db.battles.c.loss_before.is_not(None))  # fmt: skip
+        db.battles.c.id.in_(battles), db.battles.c.loss_before.is_not(None))  # fmt: skip
     first = connection.execute(query.order_by(db.battles.c.started_at).limit(1)).scalar()
     return battle["loss_before"] if first is None else first
 

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from realm import db
+from realm.guild import campaigns
 from realm.guild.levels import Check, wilson
 
 STEPS_PER_LEVEL = 1000  # the hero's clock level (realm-rules §1)
@@ -148,6 +149,28 @@ def quests_trained(connection: sa.Connection, campaign_id: str, after: float | N
     if after is not None:
         query = query.where(table.c.started_at > after)
     return int(connection.execute(query).scalar_one())
+
+
+def quest_battles(
+    connection: sa.Connection, quest_id: str, campaign_id: str, since: float | None = None
+) -> list[str]:  # fmt: skip
+    """Ids of a quest's battles in one campaign; with `since` (the quest's `started_at`), without those of an earlier
+    time that it was done."""
+    table = db.battles
+    query = sa.select(table.c.id).where(table.c.quest_id == quest_id, table.c.campaign_id == campaign_id)
+    if since is not None:
+        query = query.where(table.c.started_at >= since)
+    return list(connection.execute(query.order_by(table.c.started_at, table.c.id)).scalars())
+
+
+def quest_steps_in(connection: sa.Connection, battles: list[str], run_id: str, step: int) -> int:
+    """Optimizer steps of these battles that are part of the weights at `step` of a run, whatever came between."""
+    table, found = db.metrics, 0
+    for run, last in campaigns.lineage(connection, run_id, step):
+        query = sa.select(sa.func.coalesce(sa.func.sum(table.c.steps), 0))
+        found += connection.execute(query.where(
+            table.c.battle_id.in_(battles), table.c.run_id == run, table.c.step <= last)).scalar_one()  # fmt: skip
+    return int(found)
 
 
 def retention_checks(connection: sa.Connection, campaign_id: str) -> list[Check]:

@@ -117,11 +117,19 @@ def get(connection: sa.Connection, quest_id: str) -> dict[str, Any]:
     return dict(row)
 
 
-def head(connection: sa.Connection, kinds: tuple[str, ...] | None = None) -> dict[str, Any] | None:
-    """The quest that is next, or None when nothing waits."""
+def head(
+    connection: sa.Connection, kinds: tuple[str, ...] | None = None, campaign_id: str | None = None
+) -> dict[str, Any] | None:  # fmt: skip
+    """The quest that is next, or None when nothing waits.
+
+    Args:
+        campaign_id: the campaign that is played; quests that were made for another one (idle, rehearsal) wait for it.
+    """
     query = sa.select(quests).where(quests.c.state == "queued")
     if kinds:
         query = query.where(quests.c.kind.in_(kinds))
+    if campaign_id:
+        query = query.where(sa.or_(quests.c.kind == "file", quests.c.campaign_id == campaign_id))
     row = connection.execute(query.order_by(_LANE_ORDER, quests.c.position, quests.c.id).limit(1)).mappings().first()
     return dict(row) if row else None
 

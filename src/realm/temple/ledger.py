@@ -26,7 +26,8 @@ def audit(connection: sa.Connection, campaign_id: str | None = None) -> dict[str
     differences = []
     rows = connection.execute(query).mappings().all()
     for row in rows:
-        battles = sa.select(db.battles.c.id).where(db.battles.c.quest_id == row["quest_id"])
+        battles = row["parts"].get("battles") or sa.select(db.battles.c.id).where(
+            db.battles.c.quest_id == row["quest_id"], db.battles.c.campaign_id == row["campaign_id"])  # fmt: skip
         effort = float(connection.execute(
             sa.select(sa.func.coalesce(sa.func.sum(db.metrics.c.effort), 0.0))
             .where(db.metrics.c.battle_id.in_(battles))).scalar_one())  # fmt: skip

@@ -104,6 +104,18 @@ def current_run(connection: sa.Connection, campaign_id: str) -> dict[str, Any]:
     return dict(connection.execute(query.order_by(db.runs.c.created_at.desc(), db.runs.c.id.desc())).mappings().first())
 
 
+def lineage(connection: sa.Connection, run_id: str, step: int) -> list[tuple[str, int]]:
+    """The line of optimizer steps that ends at `step` of a run: [(run id, last step of it)], newest run first."""
+    runs, table = db.runs, db.checkpoints
+    line: list[tuple[str, int]] = [(run_id, step)]
+    while True:
+        query = sa.select(table.c.run_id, table.c.step).join(runs, runs.c.parent_checkpoint_id == table.c.id)
+        parent = connection.execute(query.where(runs.c.id == line[-1][0])).first()
+        if parent is None:
+            return line
+        line.append((parent.run_id, parent.step))
+
+
 def parent_checkpoint(connection: sa.Connection, campaign_id: str) -> dict[str, Any] | None:
     """Where the campaign goes on: the newest live checkpoint of its run, else the run's parent, else None (base)."""
     run, table = current_run(connection, campaign_id), db.checkpoints
