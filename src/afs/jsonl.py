@@ -1,7 +1,8 @@
 """JSONL in and out: a streaming reader with quarantine, an atomic writer, and counts that must balance.
 
 Every line of a file ends in exactly one of out / filtered / duplicate / quarantined, named by file, line and byte
-offset. Memory stays flat: one line is held at a time, and a line over the limit is never held whole.
+offset. Memory stays flat: one line is held at a time, and a line over the limit is never held whole. `.gz` and `.zst`
+files are read and written through their codec; offsets then count the decompressed bytes.
 
     with AtomicWriter("clean.jsonl") as out, Quarantine("clean.quarantine.jsonl") as bad:
         for row in read_rows("raw.jsonl", on_bad=bad.add):
@@ -11,20 +12,25 @@ offset. Memory stays flat: one line is held at a time, and a line over the limit
 from __future__ import annotations
 
 import base64
+import glob
+import gzip
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
 MAX_LINE = 64 * 1024 * 1024
 KEPT_OF_OVERLONG = 4096
 """Bytes of an over-long line that a quarantine record holds; file, offset and length find the rest."""
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _UTF8_MARK = b"\xef\xbb\xbf"
+_BATCH = 128  # small enough that a batch stays in the processor's cache
+COMPRESSED = (".gz", ".zst")
 _WIDE_MARKS = {b"\xff\xfe": "UTF-16 (little endian)", b"\xfe\xff": "UTF-16 (big endian)"}
 
 
@@ -32,8 +38,7 @@ class ConservationError(RuntimeError):
     """Rows went missing or were counted twice; the run must not be trusted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One good row: 1-based line, byte offset of its first byte, its bytes without the line end, its value."""
 
     line: int
@@ -84,6 +89,11 @@ class Counts:
     quarantined: int = 0
     blank: int = 0
 
+    def add(self, other: Counts) -> None:
+        """Add another part's counts."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
     def check(self) -> None:
         """Raises ConservationError unless out + filtered + duplicates + quarantined == read."""
         total = self.out + self.filtered + self.duplicates + self.quarantined
@@ -132,12 +142,25 @@ def parse_row(raw: bytes) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else diagnose(raw)
 
 
+def open_rows(path: Path | str) -> BinaryIO:
+    """The file's (decompressed) bytes for reading; `.gz` and `.zst` go by the name's ending."""
+    path = Path(path)
+    if path.suffix == ".gz":
+        return io.BufferedReader(gzip.open(path, "rb"), _CHUNK)
+    if path.suffix == ".zst":
+        import zstandard
+
+        return io.BufferedReader(zstandard.open(path, "rb"), _CHUNK)
+    return open(path, "rb", buffering=_CHUNK)
+
+
 def read_rows(
     path: Path | str,
     on_bad: Callable[[BadRow], None],
     counts: Counts | None = None,
     max_line: int = MAX_LINE,
     name: str | None = None,
+    part: tuple[int, int] | None = None,
 ) -> Iterator[Row]:
     """Yield the good rows of a JSONL file in order; every other row goes to `on_bad` and is counted as quarantined.
 
@@ -148,15 +171,17 @@ def read_rows(
         counts: `read`, `blank` and `quarantined` are counted here; the caller counts the other fates.
         max_line: longest row in bytes.
         name: file name for the quarantine records, default the path as given.
+        part: byte range [start, end) of an uncompressed file: only the lines whose first byte lies in it are read.
+            Line numbers then count from the part's first line. Parts that tile a file give each line exactly once.
 
     Raises:
         OSError: the file cannot be read.
     """
     counts = counts if counts is not None else Counts()
     name = str(path) if name is None else name
-    with open(path, "rb") as source:
-        for line, offset, length, raw in _lines(source, max_line):
-            if not raw.strip(b" \t\r\n"):
+    with open_rows(path) as source:
+        for line, offset, length, raw in lines(source, max_line, part):
+            if not raw or raw.isspace():
                 counts.blank += 1
                 continue
             counts.read += 1
@@ -171,17 +196,35 @@ def read_rows(
                 yield Row(line, offset, raw, value)
 
 
-def _lines(source: BinaryIO, max_line: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """(line number, offset, length, bytes without line end); of an over-long line only the first 4,096 bytes."""
-    number = offset = 0
-    while True:
-        # +2 leaves room for a CRLF after a line of exactly max_line bytes.
-        taken = source.readline(max_line + 2)
+def lines(
+    source: BinaryIO, max_line: int, part: tuple[int, int] | None = None
+) -> Iterator[tuple[int, int, int, bytes]]:
+    """(line number, offset, length, bytes without line end) of every line; of an over-long one the first 4,096 bytes.
+
+    `part` as in `read_rows`; a byte-order mark at the file's start is skipped.
+    """
+    number, offset, stop = 0, 0, None
+    if part is not None:
+        offset, stop = part
+        if offset:
+            # The line that begins before the part belongs to the part before it.
+            source.seek(offset - 1)
+            offset += _skip_line(source, b"", 0)[1] - 1
+    limit = max_line + 2  # room for a CRLF after a line of exactly max_line bytes
+    readline = source.readline
+    while stop is None or offset < stop:
+        taken = readline(limit)
         if not taken:
             return
         number += 1
-        start, mark = offset, 3 if number == 1 and taken.startswith(_UTF8_MARK) else 0
-        tail, length = taken[-2:], len(taken)
+        start, length = offset, len(taken)
+        if taken[-1] == 10 and length < limit and (offset or taken[0] != 0xEF):  # the common line, without detours
+            offset += length
+            end = -2 if taken[-2:-1] == b"\r" else -1
+            yield number, start, length + end, taken[:end]
+            continue
+        mark = 3 if start == 0 and taken.startswith(_UTF8_MARK) else 0
+        tail = taken[-2:]
         if not taken.endswith(b"\n"):
             tail, length = _skip_line(source, tail, length)
         end = 2 if tail == b"\r\n" else 1 if tail.endswith(b"\n") else 0
@@ -201,53 +244,135 @@ def _skip_line(source: BinaryIO, tail: bytes, length: int) -> tuple[bytes, int]:
     return tail, length
 
 
+class _Hashing(io.RawIOBase):
+    """A raw binary file that hashes what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash, self.count = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.file.write(data)
+        self.hash.update(data)
+        self.count += len(data)
+        return len(data)
+
+
 class AtomicWriter:
     """A file that appears whole or not at all: written under a temporary name, fsynced, renamed (house rule 4).
 
-    Attributes after the block: `rows`, `bytes`, `sha256`. Leaving the block by an exception removes the temporary file.
+    A name that ends in `.gz` or `.zst` is compressed, without time stamps, so equal rows give equal bytes.
+    Attributes after the block: `rows`, and `bytes` and `sha256` of the file as it lies on the disk. Leaving the block
+    by an exception removes the temporary file.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.rows = 0
-        self.bytes = 0
-        self._hash = hashlib.sha256()
         # A leading dot: the inbox and every reader of a folder ignore it.
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
 
     def __enter__(self) -> AtomicWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(self.path)
         self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed in __exit__
+        self._raw = _Hashing(self._file)
+        if self.path.suffix == ".gz":
+            self._out: Any = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=self._raw, mtime=0)
+        elif self.path.suffix == ".zst":
+            import zstandard
+
+            self._out = zstandard.ZstdCompressor(level=3).stream_writer(self._raw, closefd=False)
+        else:
+            self._out = None
+        self._pending: list[bytes] = []
+        self._waiting = 0
         return self
 
     def write_raw(self, raw: bytes) -> None:
         """One row as it is, with a line feed."""
-        self._file.write(raw)
-        self._file.write(b"\n")
-        self._hash.update(raw)
-        self._hash.update(b"\n")
+        pending = self._pending
+        pending.append(raw)
+        self._waiting += len(raw)
         self.rows += 1
-        self.bytes += len(raw) + 1
+        if self._waiting > _CHUNK:
+            self._flush()
+
+    def write_all(self, rows: list[bytes]) -> None:
+        """Rows as they are, each with a line feed."""
+        self._flush()
+        out = self._out or self._raw
+        for at in range(0, len(rows), _BATCH):
+            out.write(b"\n".join([*rows[at : at + _BATCH], b""]))
+        self.rows += len(rows)
+
+    def write_bytes(self, block: bytes, rows: int) -> None:
+        """Whole lines at once, each with its line feed."""
+        self._flush()
+        (self._out or self._raw).write(block)
+        self.rows += rows
 
     def write(self, row: dict[str, Any]) -> None:
         """One row as compact UTF-8 JSON, keys in the order given."""
         self.write_raw(orjson.dumps(row))
 
+    def _flush(self) -> None:
+        if self._pending:
+            self._pending.append(b"")
+            (self._out or self._raw).write(b"\n".join(self._pending))
+            self._pending.clear()
+            self._waiting = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in the file (compressed, if it is)."""
+        return self._raw.count + (self._waiting + len(self._pending) if self._out is None else 0)
+
     @property
     def sha256(self) -> str:
-        """Hex digest of all bytes written."""
-        return self._hash.hexdigest()
+        """Hex digest of the file's bytes; after the block it is that of the whole file."""
+        if self._out is None:
+            self._flush()
+        return self._raw.hash.hexdigest()
 
     def __exit__(self, kind, _error, _trace) -> None:
         if kind is not None:
             self._file.close()
             self._temporary.unlink(missing_ok=True)
             return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._temporary, self.path)
+        try:
+            self._flush()
+            if self._out is not None:
+                self._out.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._temporary, self.path)
+        except BaseException:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+            raise
         sync_folder(self.path.parent)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Temporary files of this name whose writer was killed; those of living processes stay."""
+    for found in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        pid = found.name.removesuffix(".part").rpartition(".")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            found.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Quarantine:
