@@ -328,6 +328,27 @@ def test_file_quests_come_before_idle_ones(home, tables):
     assert (home.root / "completed/originals" / f"{quest['id']}-words.jsonl").read_text().count("\n") == 120
 
 
+def test_a_done_file_quest_can_be_trained_once_more(home, tables):
+    """What the advice beside a duplicate says; the second time is whole, and its effort counts once."""
+    home = tiny_home(home)
+    rows = [{"prompt": f"say {n}", "completion": f"{n} it is"} for n in range(120)]
+    (home.inbox / "words.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with running(home):
+        quest = wait_for(lambda: tables.quests(db.quests.c.kind == "file", db.quests.c.state == "done"))[0]
+        assert tables.do("quest.retry", quest_id=quest["id"])["state"] == "done"
+        wait_for(lambda: len([b for b in tables.rows(db.blessings) if b["quest_id"] == quest["id"]]) == 2)
+        practice = wait_for(lambda: tables.quests(db.quests.c.kind == "idle", db.quests.c.state == "done"))[0]
+        assert "no file any more" in tables.do("quest.retry", quest_id=practice["id"])["result"]["reason"]
+    battles = [b for b in tables.battles() if b["quest_id"] == quest["id"]]
+    assert [b["total_steps"] for b in battles] == [25, 25]
+    with db.read(tables.engine) as connection:
+        assert audit(connection)["differences"] == []
+    blessings = tables.rows(db.blessings, db.blessings.c.quest_id == quest["id"])
+    for battle, blessing in zip(battles, blessings, strict=True):
+        own = [m["effort"] for m in tables.rows(db.metrics, db.metrics.c.battle_id == battle["id"])]
+        assert blessing["effort"] == pytest.approx(sum(own))
+
+
 def test_the_board_obeys(home, tables):
     home = tiny_home(home)
     tables.send("mode", mode="rest")
@@ -354,6 +375,52 @@ def test_the_board_obeys(home, tables):
         assert tables.do("quest.retry", quest_id="nobody")["state"] == "failed"
         assert tables.do("quest.retry")["result"]["reason"].startswith("the command needs quest_id")
         assert "known:" in tables.do("battle.dance")["result"]["reason"]
+
+
+def test_one_bad_command_neither_blocks_the_others_nor_ends_the_loop(home, tables, monkeypatch):
+    home = tiny_home(home)
+    tables.send("mode", mode="rest")
+    (home.inbox / "bad.jsonl").write_text("{not json}\n")
+    with running(home):
+        refused = wait_for(lambda: tables.quests(db.quests.c.state == "refused"))[0]
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(commands.os, "utime", full)
+        ids = [tables.send("hero.use", hero_id="dio", model="~modles/qwen"),
+               tables.send("hero.use", hero_id="dio", model="x" * 300),
+               tables.send("hero.use", hero_id="dio", model="a\0b"),
+               tables.send("quest.retry", quest_id=refused["id"]),
+               tables.send("hero.use", hero_id="tiny", model=["no", "text"])]  # fmt: skip
+        last = tables.send("mode", mode="train")
+        assert tables.answer(last)["state"] == "done"
+        answers = [tables.answer(i) for i in ids]
+    assert [a["state"] for a in answers] == ["failed"] * 5
+    assert "hf download" not in answers[0]["result"]["reason"] and "~modles/qwen" in answers[0]["result"]["reason"]
+    assert answers[3]["result"]["reason"].startswith("OSError: [Errno 28]")
+    assert tables.quests(db.quests.c.id == refused["id"])[0]["path"], "what it had begun in the tables is undone"
+    assert not (home.heroes / "dio.yaml").exists(), "a refused command changes no recipe"
+    assert not [e for e in tables.events("alert") if e["payload"]["code"] == "hero_loop"]
+
+
+def test_an_order_to_end_the_battle_stands(home, tables):
+    home = tiny_home(home)
+    tables.send("mode", mode="rest")
+    with running(home):
+        wait_for(lambda: tables.events("mode"))
+        tables.do("idle.generate", skill="bin", level=1)
+    quest = tables.quests()[0]
+    with db.write(tables.engine) as connection:
+        config = {"campaign_id": campaigns.active(connection)["id"], "quest_id": quest["id"], "hero": {"id": "tiny"},
+                  "run_id": campaigns.current_run(connection, quest["campaign_id"])["id"], "school": "scribe"}
+        plan.start_battle(connection, "W", config, quest, "stop")
+        for kind in ("battle.pause", "battle.skip", "battle.resume"):
+            connection.execute(sa.insert(db.commands).values(id=kind, t=1.0, kind=kind, payload={}, state="pending"))
+        commands.work(connection, home)
+        assert plan.open_battle(connection)["desired"] == "stop"
+        assert not campaigns.value(connection, commands.PAUSED, False)
+    assert {c["state"] for c in tables.rows(db.commands, db.commands.c.id.like("battle.%"))} == {"failed"}
 
 
 def test_trials_and_quests_by_command_and_another_hero(home, tables):

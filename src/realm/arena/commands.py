@@ -8,6 +8,7 @@ so a command survives a restart of the arena.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from realm import db, events
 from realm.arena import plan
 from realm.guild import campaigns
 from realm.guild.skills import SkillError, get_skill
-from realm.heroes.profile import ProfileError, load_profile, set_model, weights_folder
+from realm.heroes.profile import ProfileError, load_profile, set_model, weights_folder, with_model
 from realm.quests import board
 from realm.settings import RealmHome
 
@@ -29,6 +30,7 @@ HERO = "hero"  # id of the hero that plays
 TIMEOUT_S = 900.0  # a command whose effect never comes fails with that reason
 
 commands = db.commands
+log = logging.getLogger("realm.arena.commands")
 
 
 class Refused(ValueError):
@@ -73,16 +75,25 @@ def pending(connection: sa.Connection) -> list[dict[str, Any]]:
 
 
 def work(connection: sa.Connection, home: RealmHome) -> bool:
-    """Accept new commands and finish those whose effect came. True when the loop has something new to look at."""
+    """Accept new commands and finish those whose effect came. True when the loop has something new to look at.
+
+    Each command has a savepoint of its own: one that trips over anything fails with that reason and leaves nothing
+    half done, the others are carried out all the same.
+    """
     acted = False
     for command in pending(connection):
+        connection.exec_driver_sql("SAVEPOINT command")
         try:
             answer = _step(connection, home, command)
-        except (Refused, board.BoardError, SkillError, ProfileError, KeyError, TypeError) as error:
-            text = error.args[0] if error.args else str(error)
-            finish(connection, command, "failed", {"reason": str(text)})
+        except sa.exc.DBAPIError:
+            raise  # the database itself: nothing can be answered now, and the command stays pending
+        except Exception as error:
+            connection.exec_driver_sql("ROLLBACK TO command")
+            connection.exec_driver_sql("RELEASE command")
+            finish(connection, command, "failed", {"reason": _reason(command, error)})
             acted = True
             continue
+        connection.exec_driver_sql("RELEASE command")
         if isinstance(answer, Done):
             finish(connection, command, "done", answer.result)
             acted = True
@@ -91,6 +102,14 @@ def work(connection: sa.Connection, home: RealmHome) -> bool:
             connection.execute(sa.update(commands).where(commands.c.id == command["id"]).values(result=note))
             acted = True
     return acted
+
+
+def _reason(command: Mapping[str, Any], error: Exception) -> str:
+    """Why a command failed, for the person who gave it; what was not foreseen is also logged with its traceback."""
+    if isinstance(error, (Refused, board.BoardError, SkillError, ProfileError)):
+        return str(error)
+    log.error("command %s %s failed", command["kind"], command["id"], exc_info=error)
+    return f"{type(error).__name__}: {error}; see logs/arena.log"
 
 
 def finish(connection: sa.Connection, command: Mapping[str, Any], state: str, result: dict[str, Any]) -> None:
@@ -123,12 +142,19 @@ def _open(connection: sa.Connection) -> dict[str, Any]:
     return battle
 
 
+def _not_ending(battle: Mapping[str, Any]) -> None:
+    """An order to end the battle stands: nothing may take its place."""
+    if battle["desired"] in ("stop", "skip"):
+        raise Refused(f"the battle is already asked to {battle['desired']}; wait for the next one")
+
+
 def _desire(connection: sa.Connection, battle: Mapping[str, Any], desired: str) -> None:
     connection.execute(sa.update(db.battles).where(db.battles.c.id == battle["id"]).values(desired=desired))
 
 
 def _pause(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     battle = _open(connection)
+    _not_ending(battle)
     campaigns.set_value(connection, PAUSED, True)
     _desire(connection, battle, "pause")
     return Later({"battle_id": battle["id"]})
@@ -158,6 +184,7 @@ def _stop(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]
 
 def _skip(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     battle = _open(connection)
+    _not_ending(battle)
     campaigns.set_value(connection, PAUSED, False)
     _desire(connection, battle, "skip")
     return Later({"battle_id": battle["id"]})
@@ -241,7 +268,7 @@ def _retry(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any
     quest = board.get(connection, _quest_id(payload))
     if quest["state"] == "refused":
         return Done({"quest_id": quest["id"], "inbox": _back_to_inbox(connection, home, quest)})
-    if quest["state"] in ("failed", "skipped") and board.locate(home, quest) is None:
+    if quest["state"] != "queued" and quest["path"] and board.locate(home, quest) is None:
         raise Refused(f"the file of quest {quest['name']} is not there any more; drop it into the inbox again")
     board.retry(connection, quest["id"])
     board.settle_file(connection, home, quest["id"])
@@ -304,12 +331,15 @@ def _idle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]
 
 def _hero(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     hero_id = str(payload.get("hero_id", ""))
-    profile = set_model(home, hero_id, str(payload["model"])) if payload.get("model") else load_profile(hero_id, home)
+    model = str(payload["model"]) if payload.get("model") else None
+    profile = with_model(home, hero_id, model) if model else load_profile(hero_id, home)
     if not profile.embedded:
         weights_folder(profile, home)  # refused here, with the command that fetches them, not in a lost battle
+    if model:
+        set_model(home, hero_id, model)  # only now: a refused command changes nothing
     campaigns.set_value(connection, HERO, profile.id)
     battle = plan.open_battle(connection)
-    if battle is not None:
+    if battle is not None and battle["desired"] != "skip":
         _desire(connection, battle, "stop")
     return Later({"hero_id": profile.id})
 

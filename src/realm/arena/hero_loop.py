@@ -382,9 +382,10 @@ class HeroLoop:
             return
         self._drafted = battle["id"]
         with db.read(self.engine) as connection:
-            if board.head(connection, campaign_id=self.campaign["id"]) is not None or commands.mode(connection) == "rest":
+            campaign_id = self.campaign["id"]
+            if board.head(connection, campaign_id=campaign_id) or commands.mode(connection) == "rest":
                 return
-            found = plan.idle_spec(connection, self.campaign["id"], self.profile)
+            found = plan.idle_spec(connection, campaign_id, self.profile)
         if found is not None:
             order, _ = plan.idle_order(self.campaign, self.profile, *found)
             self._start_job("draft", plan.write_draft, self.home, order)

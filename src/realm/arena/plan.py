@@ -221,10 +221,11 @@ def quest_start(
     Other quests may have been trained since it was interrupted, and a fall-back may have lost some of its steps: what
     counts is how many of its own steps are in the checkpoint that it goes on from.
     """
-    if parent is None:
-        return 0
+    reached = parent["step"] if parent else 0
+    if parent is None or quest["started_at"] is None:
+        return reached
     battles = progress.quest_battles(connection, quest["id"], campaign_id, quest["started_at"])
-    return parent["step"] - progress.quest_steps_in(connection, battles, parent["run_id"], parent["step"])
+    return reached - progress.quest_steps_in(connection, battles, parent["run_id"], parent["step"])
 
 
 def floor_of(quest: Mapping[str, Any]) -> float | None:

@@ -263,17 +263,35 @@ def list_profiles(home: RealmHome | None = None) -> list[HeroProfile]:
     return [load_profile(hero_id, home) for hero_id in sorted({*_shipped(), *_own(home)})]
 
 
+def with_model(home: RealmHome, hero_id: str, path_or_hub_id: str) -> HeroProfile:
+    """A hero's profile as it would be with other weights; nothing is written.
+
+    Raises:
+        ProfileError: no such hero, or the changed recipe would not be valid.
+    """
+    local = _folder(path_or_hub_id)
+    target = str(local.resolve()) if local is not None else path_or_hub_id
+    return parse_profile(_merge(_values(hero_id, home), {"model": {"path_or_hub_id": target}}), hero_id)
+
+
+def _folder(text: str) -> Path | None:
+    """The folder that a person named, or None when there is none: also `~nobody/x` and names no disk can hold."""
+    try:
+        path = Path(text).expanduser()
+        return path if path.is_dir() else None
+    except (RuntimeError, OSError, ValueError):
+        return None
+
+
 def set_model(home: RealmHome, hero_id: str, path_or_hub_id: str) -> HeroProfile:
     """Note in the home's own recipe where a hero's weights are; returns the profile as it is now.
 
     Raises:
         ProfileError: no such hero, or the changed recipe would not be valid.
     """
-    local = Path(path_or_hub_id).expanduser()
-    target = str(local.resolve()) if local.is_dir() else path_or_hub_id
-    changed = _merge(_values(hero_id, home), {"model": {"path_or_hub_id": target}})
-    profile = parse_profile(changed, hero_id)
+    profile = with_model(home, hero_id, path_or_hub_id)
     file = home.heroes / f"{hero_id}.yaml"
+    target = profile.model.path_or_hub_id
     own = _merge(_read(file) if file.exists() else {}, {"model": {"path_or_hub_id": target}})
     home.heroes.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp")
@@ -297,8 +315,7 @@ def weights_folder(profile: HeroProfile, home: RealmHome) -> Path:
     own = home.models / profile.id
     if profile.embedded:
         return own
-    named = Path(profile.model.path_or_hub_id).expanduser()
-    for folder in (named, own, _cached(profile.model.path_or_hub_id)):
+    for folder in (_folder(profile.model.path_or_hub_id), own, _cached(profile.model.path_or_hub_id)):
         if folder is not None and _has_weights(folder):
             return folder
     raise WeightsMissing(missing_weights(profile, home))

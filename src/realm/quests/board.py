@@ -24,7 +24,7 @@ quests = db.quests
 MAX_ATTEMPTS = 3
 WAITING = ("queued", "hold")
 # From which states a person may send a quest where.
-RETRY_FROM = ("failed", "skipped", "refused")
+RETRY_FROM = ("failed", "skipped", "refused", "done")
 _LANE_ORDER = sa.case({lane: rank for rank, lane in enumerate(LANES)}, value=quests.c.lane, else_=len(LANES))
 
 
@@ -220,12 +220,16 @@ OPEN_SCHOOLS = ("scribe",)
 
 
 def retry(connection: sa.Connection, quest_id: str) -> None:
-    """Queue a failed or skipped quest again with all its attempts (`refused` files go through the inbox again)."""
+    """Queue a quest again with all its attempts (`refused` files go through the inbox again).
+
+    A failed or skipped one goes on where it was; a done one begins anew, as if its file had been dropped once more.
+    """
     quest = _in_state(connection, quest_id, RETRY_FROM, "retried")
     if quest["path"] is None:
         raise BoardError(f"quest {quest['name']} has no file any more; it cannot be trained again")
+    started = None if quest["state"] == "done" else quest["started_at"]
     set_state(connection, quest_id, "queued", "tried again", attempts=0, error=None, finished_at=None,
-              position=_end_of(connection, quest["lane"]))  # fmt: skip
+              started_at=started, position=_end_of(connection, quest["lane"]))  # fmt: skip
 
 
 def withdraw(connection: sa.Connection, quest_id: str) -> None:
