@@ -63,6 +63,17 @@ def test_row_round_trip_and_missing_fields():
         Problem.from_dict(row)
 
 
+@pytest.mark.parametrize("level", [1, 2, 9, 30])
+def test_a_prompt_leads_back_to_its_problem(level):
+    for problem in BIN.generate(level, 20, 3):
+        found = BIN.problem_of(problem.prompt)
+        assert (found.prompt, found.golden, found.canonical, found.difficulty) == (
+            problem.prompt, problem.golden, problem.canonical, problem.difficulty)
+        assert found.level <= level and BIN.grade(found, problem.golden).correct
+    with pytest.raises(SkillError, match="'2 \\+ 2'.*generate"):
+        BIN.problem_of("2 + 2")
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     ((0, 1, 0, "train"), "levels 1 to 30"), ((31, 1, 0, "train"), "level 31"), ((1, -1, 0, "train"), "count -1"),
     ((1, 1, "x", "train"), "seed 'x'"), ((1, 1, 0, "exam"), "train, trial, probe, public"),

@@ -20,6 +20,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "trial", "probe", "public"]
 SPLITS: tuple[Split, ...] = ("train", "trial", "probe", "public")
+# Splits that are given out. Trial and probe problems decide levels: a hero that could see them could learn its exam.
+OPEN_SPLITS: tuple[Split, ...] = ("train", "public")
 # Percent of the hash space that each split owns, in the order of SPLITS.
 SPLIT_SHARES: dict[Split, int] = {"train": 70, "trial": 20, "probe": 5, "public": 5}
 # A level with fewer distinct canonical problems than this is a table to be known, not an algorithm to be learnt.
@@ -128,6 +130,10 @@ class Skill(Protocol):
 
     def generate(self, level: int, count: int, seed: int, split: Split = "train") -> list[Problem]:
         """`count` problems, a prefix of any longer call with the same seed. SkillError on an impossible request."""
+        ...
+
+    def problem_of(self, prompt: str) -> Problem:
+        """The problem behind a prompt text, so that an answer to it can be marked. SkillError where it is none."""
         ...
 
     def grade(self, problem: Problem, response: str) -> Grade:

@@ -28,9 +28,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from realm.guild.skills import get_skill
-from realm.guild.skills.base import Problem, Skill, SkillError, check_level
+from realm.guild.skills.base import OPEN_SPLITS, Problem, Skill, SkillError, check_level
 
-OPEN_SPLITS = ("train", "public")
 COUNT_AT_MOST = 10_000
 RESPONSE_AT_MOST = 100_000
 EVAL_COUNT = 50

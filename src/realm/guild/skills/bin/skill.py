@@ -132,6 +132,17 @@ class BinSkill:
             primitives=primitives(question), depth=len(question.links), extra={"symbol_key": question.key is not None},
         )
 
+    def problem_of(self, prompt: str) -> Problem:
+        """The problem behind a prompt; its level is the lowest whose operands are wide enough."""
+        question = parse_prompt(prompt)
+        if question is None:
+            raise SkillError(f"prompt {prompt[:80]!r}: no {self.id} problem; send a prompt made by generate()")
+        # The first operand of every later link is the value of the one before it, which may be wider than the level.
+        given = [arg for i, link in enumerate(question.links) for arg in link.args[1 if i else 0:]]
+        width = max([link.width for link in question.links] + [arg.bit_length() for arg in given])
+        level = next((n for n in range(1, MAX_LEVEL) if bits(n) >= width), MAX_LEVEL)
+        return self._problem(level, question, self.split_of(prompt) or "train")
+
     def grade(self, problem: Problem, response: str) -> Grade:
         """Exact marking from the prompt alone."""
         return grade_prompt(problem.prompt, response)
