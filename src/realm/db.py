@@ -7,6 +7,8 @@ Times are Unix seconds (float); ids are ULIDs unless said otherwise; `JSON` colu
 
 from __future__ import annotations
 
+import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -277,7 +279,7 @@ def _set_pragmas(raw, _record) -> None:
 def engine(database: Path) -> sa.Engine:
     """SQLAlchemy engine on the file, in autocommit until `write` begins a transaction."""
     arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
-    made = sa.create_engine(f"sqlite:///{database}", connect_args=arguments)
+    made = sa.create_engine(sa.URL.create("sqlite", database=str(database)), connect_args=arguments)
     sa.event.listen(made, "connect", _set_pragmas)
     return made
 
@@ -286,19 +288,29 @@ def migrate(home: RealmHome, wait_s: float = 30.0) -> None:
     """Create or upgrade the database with Alembic, under a file lock.
 
     Raises:
-        SchemaError: another process holds the migration lock for longer than `wait_s`.
+        SchemaError: another process holds the migration lock for longer than `wait_s`, the file is no database, or
+            a newer program made it.
     """
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     home.create()
+    found = schema_version(home.database)
+    if is_newer(found):
+        raise SchemaError(newer_words(home.database, found))
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("sqlalchemy.url", f"sqlite:///{home.database}")
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["database"] = home.database  # an option of the configuration may hold no `%`
     lock = FileLock(home.run / "migrate.lock", timeout=wait_s)
     try:
         with lock:
             command.upgrade(config, "head")
+    except CommandError as error:
+        raise SchemaError(f"{home.database}: schema {found} cannot be brought to {SCHEMA_VERSION} ({error}); restore "
+                          "the file from a backup, or choose another REALM_HOME") from error  # fmt: skip
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+        raise SchemaError(_unreadable(home.database, error)) from error
     except Timeout as error:
         raise SchemaError(
             f"{lock.lock_file} is held by another process for over {wait_s:.0f} s; "
@@ -307,7 +319,11 @@ def migrate(home: RealmHome, wait_s: float = 30.0) -> None:
 
 
 def schema_version(database: Path) -> str | None:
-    """Alembic revision of the file, or None when there is no database yet."""
+    """Alembic revision of the file, or None when there is no database yet.
+
+    Raises:
+        SchemaError: the file cannot be read as a database.
+    """
     if not database.exists():
         return None
     made = engine(database)
@@ -316,8 +332,27 @@ def schema_version(database: Path) -> str | None:
             if not sa.inspect(connection).has_table("alembic_version"):
                 return None
             return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+        raise SchemaError(_unreadable(database, error)) from error
     finally:
         made.dispose()
+
+
+def is_newer(version: str | None) -> bool:
+    """Whether a later program made this schema; revisions are rising four-digit numbers."""
+    return version is not None and re.fullmatch(r"\d{4}", version) is not None and version > SCHEMA_VERSION
+
+
+def newer_words(database: Path, version: str | None) -> str:
+    """What to say of a database that this program is too old for."""
+    return (f"{database}: schema {version} is newer than this program's {SCHEMA_VERSION}; update the program "
+            "(git pull, then make play), or choose another REALM_HOME")  # fmt: skip
+
+
+def _unreadable(database: Path, error: Exception) -> str:
+    reason = str(getattr(error, "orig", error))
+    return (f"{database} cannot be read as a database ({reason}); restore it from a backup, or move it away and run "
+            "`python3 -m training doctor --fix`, which makes an empty one")  # fmt: skip
 
 
 def connect(home: RealmHome) -> sa.Engine:
@@ -327,6 +362,8 @@ def connect(home: RealmHome) -> sa.Engine:
         SchemaError: no database, or another schema version than this program's.
     """
     version = schema_version(home.database)
+    if is_newer(version):
+        raise SchemaError(newer_words(home.database, version))
     if version != SCHEMA_VERSION:
         found = "no database" if version is None else f"schema {version}"
         raise SchemaError(
@@ -344,7 +381,9 @@ def write(made: sa.Engine) -> Iterator[sa.Connection]:
         try:
             yield connection
         except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
+            # SQLite itself rolls back on some errors (disk full): a second ROLLBACK would fail and hide the first.
+            if connection.connection.in_transaction:
+                connection.exec_driver_sql("ROLLBACK")
             raise
         connection.exec_driver_sql("COMMIT")
 
@@ -357,4 +396,5 @@ def read(made: sa.Engine) -> Iterator[sa.Connection]:
         try:
             yield connection
         finally:
-            connection.exec_driver_sql("ROLLBACK")
+            if connection.connection.in_transaction:
+                connection.exec_driver_sql("ROLLBACK")

@@ -5,7 +5,7 @@ from alembic import context
 
 from realm.db import metadata
 
-engine = sa.create_engine(context.config.get_main_option("sqlalchemy.url"))
+engine = sa.create_engine(sa.URL.create("sqlite", database=str(context.config.attributes["database"])))
 with engine.connect() as connection:
     context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)
     with context.begin_transaction():
