@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -31,6 +32,29 @@ def test_environment_wins_over_file(tmp_path):
     (tmp_path / "settings.yaml").write_text("port_bin: 1234\nport_sy: 1235\n")
     settings = load_settings(tmp_path, {"REALM_PORT_BIN": "4321"})
     assert (settings.port_bin, settings.port_sy, settings.port_tavern) == (4321, 1235, 8888)
+
+
+def test_services_need_ports_of_their_own(tmp_path):
+    with pytest.raises(SettingsError, match="port_tavern and port_bin are both 7777; give") as caught:
+        load_settings(tmp_path, {"REALM_PORT_TAVERN": "7777", "REALM_PORT_BIN": "7777", "REALM_TOKEN": "secret"})
+    assert "secret" not in str(caught.value)
+
+
+def test_ports_are_probed_on_the_hosts_own_family(tmp_path):
+    assert services.family("127.0.0.1") == services.family("localhost") == socket.AF_INET
+    assert services.family("::1") == socket.AF_INET6
+    with pytest.raises(SettingsError, match="no-such-host.invalid"):
+        services.family("no-such-host.invalid")
+    try:
+        holder = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        return  # this machine has no IPv6: nothing can be held there
+    with holder:
+        port = holder.getsockname()[1]
+        settings = load_settings(tmp_path, {"REALM_HOST": "::1", "REALM_PORT_BIN": str(port),
+                                            "REALM_PORT_TAVERN": "0", "REALM_PORT_STATE": "0"})  # fmt: skip
+        (found,) = services.taken_ports(settings)
+        assert found[1] == port and "port_bin" in found[2]
 
 
 def test_a_wider_host_demands_a_token(tmp_path):
@@ -77,8 +101,60 @@ def test_another_schema_version_is_refused(home):
     with db.write(made) as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     made.dispose()
-    with pytest.raises(db.SchemaError, match="schema 9999.*doctor --fix"):
+    for refused in (db.connect, db.migrate):
+        with pytest.raises(db.SchemaError, match="schema 9999 is newer.*update the program"):
+            refused(home)
+    row = next(row for row in doctor.examine(home, fix=True) if row.name == "Database")
+    assert row.status == "fail" and row.found == "schema 9999" and "update the program" in row.fix
+
+
+def test_an_older_schema_names_the_command_that_mends_it(home):
+    made = db.engine(home.database)
+    with db.write(made) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0000'"))
+    made.dispose()
+    with pytest.raises(db.SchemaError, match="schema 0000.*doctor --fix"):
         db.connect(home)
+    with pytest.raises(db.SchemaError, match="schema 0000 cannot be brought to 0001.*backup"):
+        db.migrate(home)
+
+
+def test_a_file_that_is_no_database_is_said_in_words(tmp_path, monkeypatch, capsys):
+    home = RealmHome(tmp_path / "spoilt").create()
+    home.database.write_bytes(b"not a database at all, " * 100)
+    for refused in (db.connect, db.migrate):
+        with pytest.raises(db.SchemaError, match="realm.db cannot be read as a database.*backup.*doctor --fix"):
+            refused(home)
+    row = next(row for row in doctor.examine(home, fix=True) if row.name == "Database")
+    assert row.status == "fail" and "backup" in row.fix
+    monkeypatch.setenv("REALM_HOME", str(home.root))
+    for command in ("status", "start-all"):
+        monkeypatch.setattr(sys, "argv", ["training", command])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 1 and "cannot be read as a database" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["100%", "%(here)s", "a ? b#c"])
+def test_a_home_may_have_any_name(tmp_path, name):
+    home = RealmHome(tmp_path / name)
+    db.migrate(home)
+    assert home.database.is_file() and [p.name for p in tmp_path.iterdir()] == [name]
+    db.connect(home).dispose()
+
+
+def test_a_full_database_says_so(home, engine):
+    """SQLite has rolled back by itself then: the error told is the first one, and the next transaction works."""
+    with pytest.raises(sa.exc.OperationalError, match="database or disk is full"), db.write(engine) as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+        for number in range(2000):
+            events.emit(connection, "mode", "x" * 4000, mode="rest", number=number)
+    with db.write(engine) as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1073741823")
+        events.emit(connection, "mode", "y", mode="rest")
+    with db.read(engine) as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(db.events)).scalar_one() == 1
 
 
 def test_migration_matches_the_tables(home):

@@ -68,11 +68,11 @@ def table(rows: list[list[Any]], head: list[str]) -> str:
 
 
 def open_db(home: RealmHome):
-    """Engine of the realm's database, created first when this home was never used."""
+    """Engine of the realm's database; only `start-all` and `doctor --fix` make one (contracts A1)."""
     from realm import db
 
     if not home.database.exists():
-        db.migrate(home)
+        raise Refused(f"no realm at {home.root} yet; `python3 -m training start-all` makes one (or set REALM_HOME)")
     return db.connect(home)
 
 
@@ -104,11 +104,14 @@ def start_all(
 
     home = RealmHome()
     begun = time.monotonic()
-    fresh = supervise.start_all(home, arena)
-    if not fresh:
-        print(f"The realm at {home.root} already runs; nothing was started. `python3 -m training stop-all` ends it.")
+    started = supervise.start_all(home, arena)
+    if "supervisor" not in started:
+        also = f"started again: {', '.join(started)}." if started else "nothing was started."
+        print(f"The realm at {home.root} already runs; {also} `python3 -m training stop-all` ends it.")
     supervise.wait_until_answering(home)
     print(f"Tavern:     {services.url(home.settings, 'tavern')}   (answered after {time.monotonic() - begun:.1f} s)")
+    if not home.settings.loopback:
+        print("            first visit of a browser: add ?token=<your token> to the address")
     print(f"Inbox:      {home.inbox}   (drop .jsonl files here)")
     print(f"Realm home: {home.root}")
     if until_battle and arena:
@@ -122,6 +125,14 @@ def _wait_for_battle(home: RealmHome, timeout_s: float) -> None:
     begun = time.monotonic()
     while time.monotonic() - begun < timeout_s:
         snapshot = read_snapshot(home)
+        over = snapshot.battle.state in ("idle", "done", "failed")
+        if over and snapshot.mode == "rest":
+            print("resting; continue with `python3 -m training battle resume`")
+            return
+        if over and not home.settings.idle_generation and not any(snapshot.queue.model_dump().values()):
+            print(f"the board is empty and `idle_generation` is off in settings.yaml: no battle begins until a file is "
+                  f"dropped into {home.inbox}")  # fmt: skip
+            return
         if snapshot.battle.state in ("training", "paused", "trial") and snapshot.battle.step:
             print(f"{snapshot.hero.name} is in battle: {snapshot.battle.quest}, step {snapshot.battle.step}.")
             return
@@ -143,13 +154,12 @@ def stop_all() -> None:
 def status(as_json: Json = False) -> None:
     """Show the realm's current state: the same snapshot the pages show."""
     from realm import services, supervise
-    from realm.db import schema_version
     from realm.state.reader import read_snapshot
 
     home = RealmHome()
-    if schema_version(home.database) is None:
-        raise Refused(f"no realm at {home.root} yet; `python3 -m training start-all` makes one")
-    snapshot = read_snapshot(home)
+    engine = open_db(home)
+    snapshot = read_snapshot(home, engine)
+    engine.dispose()
     states = supervise.process_states(home)
     if as_json:
         data = snapshot.model_dump(mode="json")
@@ -179,17 +189,16 @@ def status(as_json: Json = False) -> None:
 @app.command()
 def serve(names: Annotated[list[str], typer.Argument(help="tavern, state, bin, or arena alone")]) -> None:
     """Run services in the foreground; `serve arena` runs the hero loop."""
-    from realm import db, services
+    from realm import services
 
     gc.enable()
-    home = RealmHome().create()
+    home = RealmHome()
     if "arena" in names:
         if names != ["arena"]:
             raise Refused("`arena` runs alone: it trains, the others answer; start them in two terminals")
         from realm.arena.hero_loop import main as arena_main
 
         open_db(home).dispose()
-        services.leave_note(home, "arena")
         arena_main(["--home", str(home.root)])
         return
     from realm.serve import serve as serve_apps
@@ -199,8 +208,6 @@ def serve(names: Annotated[list[str], typer.Argument(help="tavern, state, bin, o
             services.by_name(name)
         if any(name in ("tavern", "state") for name in names):
             open_db(home).dispose()
-        db.connect(home).dispose() if home.database.exists() else None
-        services.leave_note(home, "realm" if len(names) > 1 else f"serve-{names[0]}")
         serve_apps(home, names)
     except (KeyError, OSError) as error:
         raise Refused(error.args[-1] if error.args else str(error)) from error
@@ -215,7 +222,7 @@ def order(kind: str, payload: dict | None = None, as_json: bool = False, wait_s:
 
     from realm import db, services
 
-    home = RealmHome().create()
+    home = RealmHome()
     engine = open_db(home)
     command_id = db.new_id()
     with db.write(engine) as connection:
@@ -267,7 +274,10 @@ def trial_run(
     as_json: Json = False,
 ) -> None:
     """Examine the newest checkpoint after the current battle."""
-    order("trial.run", {"skill": skill, "level": level} if level else {"skill": skill}, as_json)
+    chosen = skill_named(skill)
+    if level is not None and not 1 <= level <= chosen.max_level:
+        raise Refused(f"level {level}: {chosen.id} has levels 1 to {chosen.max_level}; choose one")
+    order("trial.run", {"skill": chosen.id, **({} if level is None else {"level": level})}, as_json)
 
 
 # ---------------------------------------------------------------- quests
@@ -279,15 +289,20 @@ def quest_add(
     lane: Annotated[str, typer.Option(help="high, normal or low")] = "normal",
 ) -> None:
     """Copy files into the inbox; the Cleric checks them and reports on the board."""
+    from realm.quests.board import BoardError
     from realm.quests.inbox import drop
 
     if lane not in LANES:
         raise Refused(f"lane {lane!r} is none of {', '.join(LANES)}")
-    home = RealmHome().create()
+    home = RealmHome()
+    open_db(home).dispose()
     for file in files:
         if not file.is_file():
             raise Refused(f"{file} is not a file; nothing was copied from it")
-        print(f"{file} -> {drop(home, file, lane)}")
+        try:
+            print(f"{file} -> {drop(home, file, lane)}")
+        except (BoardError, OSError) as error:
+            raise Refused(f"{error}; nothing was copied from {file}") from error
 
 
 @quest_app.command("list")
@@ -302,7 +317,7 @@ def quest_list(as_json: Json = False, all_states: Annotated[bool, typer.Option("
     columns = [quests.c[name] for name in names]
     order_by = [sa.case((quests.c.state.in_(["training", "queued", "hold"]), 0), else_=1),
                 quests.c.created_at.desc()]  # fmt: skip
-    engine = open_db(RealmHome().create())
+    engine = open_db(RealmHome())
     with db.read(engine) as connection:
         query = sa.select(*columns).order_by(*order_by).limit(-1 if all_states else 20)
         rows = [dict(row) for row in connection.execute(query).mappings()]
@@ -312,34 +327,40 @@ def quest_list(as_json: Json = False, all_states: Annotated[bool, typer.Option("
 @quest_app.command("retry")
 def quest_retry(quest_id: str, as_json: Json = False) -> None:
     """Queue a failed, refused or skipped quest again."""
+    report_of(quest_id)
     order("quest.retry", {"quest_id": quest_id}, as_json)
 
 
 @quest_app.command("report")
 def quest_report(quest_id: str) -> None:
     """The Cleric's report of one quest as JSON."""
+    say(report_of(quest_id), True, "")
+
+
+def report_of(quest_id: str) -> dict | None:
+    """The Cleric's report of a quest, None for one that the realm made itself; an unknown id is refused."""
     import sqlalchemy as sa
 
     from realm import db
 
-    engine = open_db(RealmHome().create())
+    engine = open_db(RealmHome())
     with db.read(engine) as connection:
         row = connection.execute(sa.select(db.quests.c.report).where(db.quests.c.id == quest_id)).one_or_none()
     if row is None:
         raise Refused(f"no quest {quest_id}; `python3 -m training quest list --all` names them")
-    say(row.report, True, "")
+    return row.report
 
 
 # ---------------------------------------------------------------- skills
 
 
 def skill_named(name: str):
-    from realm.guild.skills import get_skill
+    from realm.guild.skills import SkillError, get_skill
 
     try:
         return get_skill(name)
-    except KeyError as error:
-        raise Refused(error.args[0]) from error
+    except SkillError as error:
+        raise Refused(str(error)) from error
 
 
 @skill_app.command("list")
@@ -368,16 +389,18 @@ def skill_generate(
     seed: int = 0,
     split: Annotated[str, typer.Option(help="train or public")] = "train",
 ) -> None:
-    """Print problems as JSONL, one sample a line."""
-    from dataclasses import asdict, is_dataclass
+    """Print problems as JSONL, one sample a line; trial and probe problems stay secret, as over HTTP."""
+    from realm.guild.skills.base import OPEN_SPLITS
 
+    if split not in OPEN_SPLITS:
+        raise Refused(f"split {split!r}: only {' and '.join(OPEN_SPLITS)} problems are given out; a hero that could "
+                      "see trial or probe problems could learn its exam")  # fmt: skip
     try:
         problems = skill_named(skill).generate(level=level, count=count, seed=seed, split=split)
     except ValueError as error:
         raise Refused(str(error)) from error
     for problem in problems:
-        data = asdict(problem) if is_dataclass(problem) else problem.model_dump()
-        print(json.dumps(data, ensure_ascii=False))
+        print(json.dumps(problem.to_dict(), ensure_ascii=False))
 
 
 @skill_app.command("grade")
@@ -390,7 +413,7 @@ def skill_grade(
     """Grade one answer; exit code 2 when it is wrong."""
     chosen = skill_named(skill)
     try:
-        grade = chosen.grade(chosen.parse(prompt), response)
+        grade = chosen.grade(chosen.problem_of(prompt), response)
     except ValueError as error:
         raise Refused(str(error)) from error
     say({"correct": grade.correct, "score": grade.score, "reason": grade.reason}, as_json,
@@ -409,7 +432,7 @@ def vault_list(as_json: Json = False) -> None:
     from realm import db
 
     c = db.checkpoints.c
-    engine = open_db(RealmHome().create())
+    engine = open_db(RealmHome())
     with db.read(engine) as connection:
         query = sa.select(c.id, c.hero_id, c.step, c.bytes, c.state, c.resumable, c.pinned, c.path)
         rows = [dict(row) for row in connection.execute(query.order_by(c.created_at.desc())).mappings()]
@@ -428,7 +451,7 @@ def vault_verify(
     from realm import db
     from realm.vault.checkpoints import verify
 
-    home = RealmHome().create()
+    home = RealmHome()
     engine = open_db(home)
     c = db.checkpoints.c
     query = sa.select(c.id, c.path).where(c.state == "live") if checkpoint_id is None else \
@@ -449,19 +472,30 @@ def vault_verify(
 @hero_app.command("list")
 def hero_list(as_json: Json = False) -> None:
     """Heroes that can be used."""
-    from realm.heroes.profile import list_profiles
+    from realm.heroes.profile import ProfileError, list_profiles
 
+    try:
+        known = list_profiles(RealmHome())
+    except ProfileError as error:
+        raise Refused(str(error)) from error
     rows = [{"id": p.id, "name": p.name, "title": p.rpg_name, "model": p.model.path_or_hub_id,
-             "family": p.model.family, "size_b": p.model.size_b} for p in list_profiles(RealmHome())]  # fmt: skip
+             "family": p.model.family, "size_b": p.model.size_b} for p in known]  # fmt: skip
     say(rows, as_json, table([list(r.values()) for r in rows], ["id", "name", "title", "model", "family", "size (B)"]))
 
 
 @hero_app.command("show")
 def hero_show(hero_id: str) -> None:
     """The resolved recipe of one hero as JSON."""
-    from realm.heroes.profile import load_profile
+    say(hero_named(hero_id).model_dump(mode="json"), True, "")
 
-    say(load_profile(hero_id, RealmHome()).model_dump(mode="json"), True, "")
+
+def hero_named(hero_id: str):
+    from realm.heroes.profile import ProfileError, load_profile
+
+    try:
+        return load_profile(hero_id, RealmHome())
+    except ProfileError as error:
+        raise Refused(str(error)) from error
 
 
 @hero_app.command("use")
@@ -471,4 +505,4 @@ def hero_use(
     as_json: Json = False,
 ) -> None:
     """Begin a campaign with another hero after the current battle."""
-    order("hero.use", {"hero_id": hero_id, **({"model": model} if model else {})}, as_json)
+    order("hero.use", {"hero_id": hero_named(hero_id).id, **({"model": model} if model else {})}, as_json)

@@ -6,6 +6,7 @@ torch is looked up by its package metadata and the text of its `version.py`, nev
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from realm import db, services, supervise
-from realm.settings import RealmHome
+from realm.settings import RealmHome, SettingsError
 
 Status = Literal["ok", "note", "warn", "fail"]
 GB = 1e9
@@ -42,7 +43,8 @@ class Row:
 def examine(home: RealmHome, fix: bool = False) -> list[Row]:
     """All rows, in the order they are printed; with `fix`, safe repairs are done first."""
     if fix:
-        repair(home)
+        with contextlib.suppress(db.SchemaError):  # the row "Database" says what is wrong and what to do
+            repair(home)
     rows = [_python(), _gpu(), _ram(), _disk(home), _system()]
     rows += [_torch(), *(_package(name) for name in ("transformers", "tokenizers", "safetensors", "accelerate"))]
     rows += [_home(home), _database(home), *_ports(home), _hero(home)]
@@ -52,10 +54,10 @@ def examine(home: RealmHome, fix: bool = False) -> list[Row]:
 def repair(home: RealmHome) -> None:
     """Create folders, bring the database to this program's schema, forget notes of processes that are gone."""
     home.create()
-    db.migrate(home)
     for name in (*services.PROCESSES, "supervisor"):
         if services.noted(home, name) is None:
             (home.run / f"{name}.json").unlink(missing_ok=True)
+    db.migrate(home)
 
 
 def failed(rows: list[Row]) -> bool:
@@ -195,7 +197,13 @@ def _home(home: RealmHome) -> Row:
 
 
 def _database(home: RealmHome) -> Row:
-    version = db.schema_version(home.database)
+    try:
+        version = db.schema_version(home.database)
+    except db.SchemaError as error:
+        return Row("Database", "fail", "cannot be read", f"schema {db.SCHEMA_VERSION}", "", str(error))
+    if db.is_newer(version):
+        return Row("Database", "fail", f"schema {version}", f"schema {db.SCHEMA_VERSION}", "",
+                   db.newer_words(home.database, version))  # fmt: skip
     good = version == db.SCHEMA_VERSION
     return Row("Database", "ok" if good else "fail", f"schema {version or 'none'}", f"schema {db.SCHEMA_VERSION}", "",
                "" if good else "python3 -m training doctor --fix")  # fmt: skip
@@ -205,8 +213,16 @@ def _ports(home: RealmHome) -> list[Row]:
     states = supervise.process_states(home)
     if states is not None:
         words = ", ".join(f"{s.name} {s.state.lower()}" for s in states) or "answering soon"
+        ill = [s.name for s in states if s.state in supervise.TROUBLED]
+        if ill:
+            logs = " and ".join(str(home.logs / f"{name}.log") for name in ill)
+            return [Row("Services", "fail", words, "", "", f"read the end of {logs}, mend the cause, then "
+                        "python3 -m training start-all")]  # fmt: skip
         return [Row("Services", "ok", words, "", "", f"Tavern: {services.url(home.settings, 'tavern')}")]
-    taken = services.taken_ports(home.settings)
+    try:
+        taken = services.taken_ports(home.settings)
+    except SettingsError as error:
+        return [Row("Ports", "fail", f"host {home.settings.host}", "", "", str(error))]
     if not taken:
         return [Row("Ports", "ok", "free: " + ", ".join(str(home.settings.port(s.name)) for s in services.SERVICES))]
     return [Row(f"Port {port}", "fail", "taken", "", "", message) for _service, port, message in taken]

@@ -29,8 +29,11 @@ def _state(home: RealmHome):
 def _bin(home: RealmHome):
     from realm.guild.skills import get_skill
     from realm.guild.skills.server import create_app
+    from realm.state.guard import Guard
 
-    return create_app(get_skill("bin"))
+    app = create_app(get_skill("bin"))
+    app.add_middleware(Guard, settings=home.settings)
+    return app
 
 
 APPS: dict[str, Callable] = {"tavern": _tavern, "state": _state, "bin": _bin}
@@ -73,8 +76,7 @@ def bind(host: str, port: int, service: services.Service) -> socket.socket:
     Raises:
         OSError: the port is taken; the message names service, port and the setting that moves it.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    made = socket.socket(services.family(host), socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
@@ -86,9 +88,10 @@ def bind(host: str, port: int, service: services.Service) -> socket.socket:
 
 
 def serve(home: RealmHome, names: list[str]) -> None:
-    """Serve the named services until SIGTERM or SIGINT; blocks.
+    """Serve the named services until SIGTERM or SIGINT; blocks. Under the supervisor the process leaves its note.
 
     Raises:
+        SettingsError: `host` has no address.
         OSError: a port is taken.
         KeyError: a name that is no service.
     """
@@ -97,6 +100,9 @@ def serve(home: RealmHome, names: list[str]) -> None:
     chosen = [services.by_name(name) for name in names]
     settings = home.settings
     sockets = [bind(settings.host, settings.port(service.name), service) for service in chosen]
+    if services.supervised():
+        # Only now: whoever comes second must not take the note of the one who holds the ports.
+        services.leave_note(home, "realm")
     apps = {
         bound.getsockname()[1]: APPS[service.name](home) for service, bound in zip(chosen, sockets, strict=True)
     }

@@ -1,7 +1,8 @@
 """The service table: which services exist, on which port, what they are for, and which process carries them.
 
 Also the notes that running processes leave in `$REALM_HOME/run`, so that nothing is ever signalled that the realm did
-not start: a note counts only while a process with that id *and* that start time lives.
+not start: a note counts only while a process with that id *and* that start time lives, and it says whether start-all
+began it or a person did in a terminal.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from realm.settings import RealmHome, Settings
+from realm.settings import RealmHome, Settings, SettingsError
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ SERVICES = (
     Service("bin", "Skill BIN", "binary arithmetic problems and grading", "realm"),
 )
 PROCESSES = ("realm", "arena")
+SUPERVISED = "REALM_SUPERVISED"  # set in the environment of what start-all starts, and of nothing else
+
+
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def by_name(name: str) -> Service:
@@ -42,8 +47,27 @@ def by_name(name: str) -> Service:
 
 def url(settings: Settings, name: str) -> str:
     """Address a person opens: loopback is written as `localhost`."""
-    host = "localhost" if settings.host in ("127.0.0.1", "::1") else settings.host
-    return f"http://{host}:{settings.port(name)}"
+    host = "localhost" if settings.host in ("127.0.0.1", "::1", *WILDCARDS) else settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port(name)}"
+
+
+def reachable_host(settings: Settings) -> str:
+    """Where this machine itself finds the services: a wildcard is an address to listen on, not one to ask."""
+    return WILDCARDS.get(settings.host, settings.host)
+
+
+def family(host: str) -> socket.AddressFamily:
+    """IPv4 where the host has it, else IPv6; the same for the probe of a port and for the service that takes it.
+
+    Raises:
+        SettingsError: the host has no address.
+    """
+    try:
+        found = {entry[0] for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise SettingsError(f"host = {host!r} has no address ({error.strerror or error}); set `host: 127.0.0.1` in "
+                            "settings.yaml, or another address of this machine") from error  # fmt: skip
+    return socket.AF_INET if socket.AF_INET in found else socket.AF_INET6
 
 
 def port_message(service: Service, port: int, reason: str) -> str:
@@ -71,11 +95,11 @@ def _holder(port: int) -> str:
 
 
 def taken_ports(settings: Settings) -> list[tuple[Service, int, str]]:
-    """Services whose port cannot be bound now: (service, port, message)."""
-    found = []
+    """Services whose port cannot be bound now: (service, port, message). SettingsError when `host` has no address."""
+    found, kind = [], family(settings.host)
     for service in SERVICES:
         port = settings.port(service.name)
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        with socket.socket(kind, socket.SOCK_STREAM) as probe:
             # uvicorn sets SO_REUSEADDR too: without it a port in TIME_WAIT would look taken after stop-all.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -86,15 +110,28 @@ def taken_ports(settings: Settings) -> list[tuple[Service, int, str]]:
 
 
 def leave_note(home: RealmHome, name: str, pid: int | None = None) -> None:
-    """Write `run/<name>.json` with process id and start time; called by each long-running process at its start."""
+    """Write `run/<name>.json` with process id and start time; called by each long-running process once it holds what
+    makes it the only one (its lock, its ports)."""
     import psutil
 
+    mine = pid is None or pid == os.getpid()
     pid = os.getpid() if pid is None else pid
-    note = {"pid": pid, "started": psutil.Process(pid).create_time()}
+    note = {"pid": pid, "started": psutil.Process(pid).create_time(), "supervised": mine and supervised()}
     path = home.run / f"{name}.json"
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(note), encoding="utf-8")
     temporary.replace(path)
+
+
+def supervised() -> bool:
+    """Whether the supervisor of start-all began this process."""
+    return os.environ.get(SUPERVISED) == "1"
+
+
+def noted_as_supervised(home: RealmHome, name: str) -> bool:
+    """Whether the note of that name says that start-all began its process."""
+    path = home.run / f"{name}.json"
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("supervised") is True
 
 
 def noted(home: RealmHome, name: str):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 LANES = ("high", "normal", "low")
 # Folders a person may look into; made by `RealmHome.create`.
@@ -47,6 +47,21 @@ class Settings(BaseModel):
     max_inbox_bytes: int = Field(4_000_000_000, description="larger inbox files are refused")
     log_level: str = "INFO"
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Settings:
+        by_port: dict[int, str] = {}
+        for key in (name for name in type(self).model_fields if name.startswith("port_")):
+            port = getattr(self, key)
+            if port and port in by_port:
+                raise ValueError(f"{by_port[port]} and {key} are both {port}; give every service a port of its own")
+            by_port[port] = key
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the services; else every client must send the token."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
     def port(self, service: str) -> int:
         """Port of a service by its short name (tavern, vault, state, sy, bin, oracle)."""
         return getattr(self, f"port_{service}")
@@ -63,7 +78,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
+        if not key:
+            # A rule about several keys: its sentence names them, and the whole input would show the token.
+            lines.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+        elif item["type"] == "extra_forbidden":
             known = _known_keys(model, item["loc"])
             lines.append(f"{where}: unknown key '{key}'{nearest(str(item['loc'][-1]), known)}")
         else:
@@ -106,7 +124,7 @@ def load_settings(home: Path, environ: Mapping[str, str] | None = None) -> Setti
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(explain(error, Settings, str(file))) from error
-    if settings.host not in ("127.0.0.1", "localhost", "::1") and not settings.token:
+    if not settings.loopback and not settings.token:
         raise SettingsError(
             f"host = {settings.host!r} is not loopback and no token is set; set `token:` in {file} "
             "(every client must then send it) or bind to 127.0.0.1"

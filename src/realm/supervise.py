@@ -13,10 +13,12 @@ import sys
 import time
 import xmlrpc.client
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
 from realm import db, services
+from realm.arena.child import end_leftover
 from realm.settings import RealmHome
 
 STOP_WAIT_S = 60  # the arena asks its battle to save a checkpoint before it ends
@@ -62,6 +64,11 @@ stdout_logfile_backups=2
 """
 
 
+# The supervisor's words for a process that it does not (or not yet) bring back by itself.
+DEAD = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
+TROUBLED = ("BACKOFF", *DEAD)
+
+
 class StartError(RuntimeError):
     """start-all or stop-all could not do its work; the message names the value and the next action."""
 
@@ -99,6 +106,7 @@ def write_config(home: RealmHome, arena: bool = True) -> str:
         "OMP_WAIT_POLICY": "passive",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        services.SUPERVISED: "1",
     }
     commands = {"realm": ["serve", *(s.name for s in services.SERVICES)]}
     if arena:
@@ -150,23 +158,56 @@ def process_states(home: RealmHome) -> list[ProcessState] | None:
         return []
 
 
-def start_all(home: RealmHome, arena: bool = True) -> bool:
-    """Start every process of the realm; True when it was started now, False when it already ran.
+def start_all(home: RealmHome, arena: bool = True) -> list[str]:
+    """Start every process of the realm that does not run; returns the names of what was started now.
 
     Raises:
         StartError: a port is taken, another start-all is under way, or a process does not come up.
     """
     home.create()
+    wanted = services.PROCESSES if arena else ("realm",)
     with _one_at_a_time(home):
-        if process_states(home) is not None:
-            return False
+        if arena:
+            _refuse_second_arena(home)
+        states = process_states(home)
+        if states is not None:
+            return _revive(home, states, wanted)
         end_leftovers(home)
         db.migrate(home)
         taken = services.taken_ports(home.settings)
         if taken:
             raise StartError("\n".join(message for _service, _port, message in taken))
         _launch(home, arena)
-    return True
+    return ["supervisor", *wanted]
+
+
+def _refuse_second_arena(home: RealmHome) -> None:
+    process = services.noted(home, "arena")
+    if process is not None and not services.noted_as_supervised(home, "arena"):
+        raise StartError(f"a hero loop already runs for {home.root} (pid {process.pid}), begun by hand; end it there "
+                         "(Ctrl-C), or leave it and give start-all --no-arena")  # fmt: skip
+
+
+def _revive(home: RealmHome, states: list[ProcessState], wanted: tuple[str, ...]) -> list[str]:
+    """The supervisor lives: start again what it gave up, and add what an earlier start-all left out."""
+    if not states:
+        return []  # it is starting or shutting down; it says nothing about its processes yet
+    known = {state.name: state.state for state in states}
+    dead = [name for name in wanted if known.get(name) in DEAD]
+    missing = [name for name in wanted if name not in known]
+    if not dead and not missing:
+        return []
+    db.migrate(home)
+    if missing:
+        write_config(home, arena=True)
+    with _rpc(home) as rpc:
+        for name in dead:
+            rpc.startProcess(name, False)
+        if missing:
+            rpc.reloadConfig()
+        for name in missing:
+            rpc.addProcessGroup(name)
+    return [*dead, *missing]
 
 
 @contextlib.contextmanager
@@ -210,10 +251,13 @@ def wait_until_answering(home: RealmHome, timeout_s: float = 30.0) -> float:
     import http.client
 
     begun = time.monotonic()
+    host = services.reachable_host(home.settings)
+    # In the address: a header takes Latin-1 only, a token may hold anything.
+    path = "/api/state" + (f"?token={quote(home.settings.token)}" if home.settings.token else "")
     while True:
-        connection = http.client.HTTPConnection(home.settings.host, home.settings.port("tavern"), timeout=2)
+        connection = http.client.HTTPConnection(host, home.settings.port("tavern"), timeout=2)
         try:
-            connection.request("GET", "/api/state")
+            connection.request("GET", path)
             if connection.getresponse().status == 200:
                 return time.monotonic() - begun
         except OSError:
@@ -276,12 +320,17 @@ def _stop(home: RealmHome) -> list[str]:
 
 
 def end_leftovers(home: RealmHome) -> list[str]:
-    """End realm processes that outlived their supervisor (it was killed), battle included; returns their names."""
+    """End realm processes that outlived their supervisor (it was killed), battle included; returns their names.
+
+    What a person began in a terminal (`serve arena`) is left alone, note and battle child too.
+    """
     import psutil
 
     ended = []
     for name in services.PROCESSES:
         process = services.noted(home, name)
+        if process is not None and not services.noted_as_supervised(home, name):
+            continue
         if process is not None:
             family = [process, *process.children(recursive=True)]
             process.terminate()
@@ -291,4 +340,7 @@ def end_leftovers(home: RealmHome) -> list[str]:
             psutil.wait_procs(alive, timeout=5)
             ended.append(name)
         (home.run / f"{name}.json").unlink(missing_ok=True)
+    if services.noted(home, "arena") is None and end_leftover(home, STOP_WAIT_S) is not None:
+        # The arena was killed while its child was inside a long step: it would notice only at that step's end.
+        ended.append("battle")
     return ended

@@ -36,7 +36,7 @@ class Guard:
     def __init__(self, app, settings: Settings) -> None:
         self.app = app
         self.token = settings.token
-        self.loopback = settings.host in ("127.0.0.1", "localhost", "::1")
+        self.loopback = settings.loopback
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":

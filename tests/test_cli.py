@@ -1,0 +1,162 @@
+"""The command line: every command runs against a real home, and what is mistyped is refused before it is noted."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+import sqlalchemy as sa
+import typer
+from live import LiveRealm
+from tavern_kit import Play
+
+from realm import cli, db
+from realm.guild.skills import get_skill
+from realm.settings import RealmHome
+
+ROW = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
+@pytest.fixture
+def play(home):
+    made = Play(home)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run("quest", "list")` → (exit code, standard output, standard error); a traceback fails the test."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["training", *words])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def orders(home) -> list[tuple[str, dict]]:
+    engine = db.connect(home)
+    with db.read(engine) as connection:
+        found = [tuple(row) for row in connection.execute(sa.select(db.commands.c.kind, db.commands.c.payload))]
+    engine.dispose()
+    return found
+
+
+def every_command() -> set[tuple[str, ...]]:
+    group = typer.main.get_command(cli.app)
+    found = set()
+    for name, command in group.commands.items():
+        found |= {(name, inner) for inner in getattr(command, "commands", {})} or {(name,)}
+    return found
+
+
+def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
+    """(exit code, words) of one good call of each command that neither starts nor ends processes."""
+    file = tmp_path / "chats.jsonl"
+    file.write_text(ROW * 3)
+    quest = play.add_quest("left", state="failed")
+    problem = get_skill("bin").generate(3, 1, 0)[0]
+    held = ["battle pause", "battle resume", "battle stop", "battle skip", "trial run --skill bin --level 2",
+            f"quest retry {quest}", "hero use pip"]  # fmt: skip
+    plain = ["status --json", "quest list", "quest list --all --json", f"quest report {quest}", "skill list",
+             "skill levels bin", "skill generate bin --level 2 --count 3", "vault list", "vault verify", "hero list",
+             "hero show pip", "status"]  # fmt: skip
+    return [*((0, line.split()) for line in [*held, *plain]), (0, ["quest", "add", str(file), "--lane", "low"]),
+            (0, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", problem.golden]),
+            (2, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", "nonsense"])]  # fmt: skip
+
+
+def test_every_command_runs(home, play, run, tmp_path):
+    called = {tuple(words[:2]) if len(words) > 1 else tuple(words) for _, words in smoke(play, tmp_path)}
+    called = {words if words in every_command() else words[:1] for words in called}
+    started = {("doctor",), ("start-all",), ("stop-all",), ("serve",)}  # below, as processes
+    assert called | started == every_command()
+    for code, words in smoke(play, tmp_path):
+        got, out, err = run(*words)
+        assert (got, err) == (code, ""), (words, out, err)
+        assert out.strip(), words
+    assert (home.inbox / "low" / "chats.jsonl").read_text() == ROW * 3
+
+
+def test_commands_that_start_and_end_processes():
+    live = LiveRealm()
+    try:
+        assert "Database" in live.cli("doctor", "--fix", check=False).stdout
+        assert "Tavern" in live.cli("start-all", "--no-arena").stdout
+        refused = live.cli("serve", "bin", check=False)
+        assert refused.returncode == 1 and "port_bin" in refused.stderr
+        assert "ended" in live.cli("stop-all").stdout
+        assert live.processes() == []
+    finally:
+        live.close()
+
+
+def test_grade_says_what_is_wrong_with_a_prompt(run):
+    code, _, err = run("skill", "grade", "bin", "--prompt", "2 + 2", "--response", "4")
+    assert code == 1 and "'2 + 2'" in err and "generate" in err
+
+
+@pytest.mark.parametrize("split", ["trial", "probe", "exam"])
+def test_held_out_problems_are_not_printed(run, split):
+    code, out, err = run("skill", "generate", "bin", "--split", split)
+    assert code == 1 and out == "" and "train and public" in err
+
+
+@pytest.mark.parametrize(("line", "word"), [
+    ("hero use nope", "no hero 'nope'"), ("hero show nope", "no hero 'nope'"), ("trial run --skill binn", "'bin'"),
+    ("trial run --level 0", "levels 1 to 30"), ("trial run --level 31", "levels 1 to 30"),
+    ("quest retry nope", "no quest nope"), ("quest report nope", "no quest nope"), ("skill levels nope", "'nope'"),
+    ("vault verify nope", "no checkpoint nope"),
+])  # fmt: skip
+def test_what_is_mistyped_is_refused_before_it_is_noted(home, run, line, word):
+    """With the arena down nobody else would ever say so."""
+    code, out, err = run(*line.split())
+    assert code == 1 and word in err and out == "", (out, err)
+    assert orders(home) == []
+
+
+def test_orders_are_noted_while_the_arena_is_down(home, run):
+    code, out, _ = run("trial", "run", "--level", "1")
+    assert code == 0 and "the arena acts when it starts" in out
+    assert orders(home) == [("trial.run", {"skill": "bin", "level": 1})]
+
+
+@pytest.mark.parametrize("line", ["quest list", "quest list --json", "vault list", "battle pause", "status",
+                                  "serve arena", "serve tavern", "quest add README.md"])  # fmt: skip
+def test_only_start_all_and_doctor_make_a_realm(tmp_path, monkeypatch, run, line):
+    root = tmp_path / "nobody" / "played"
+    monkeypatch.setenv("REALM_HOME", str(root))
+    code, out, err = run(*line.split())
+    assert code == 1 and "start-all" in err and str(root) in err and out == ""
+    assert not root.exists()
+
+
+def test_status_is_json_for_programs(home, play, run):
+    code, out, _ = run("status", "--json")
+    assert code == 0 and json.loads(out)["home"] == str(home.root)
+
+
+def test_waiting_for_a_battle_that_cannot_begin_ends_at_once(home, play, capsys):
+    """After Stop in the Tavern the realm rests, also over a restart; `make play` must not call that a failure."""
+    play.won_battle()
+    play.mode("rest")
+    begun = time.monotonic()
+    cli._wait_for_battle(home, 30)
+    assert "battle resume" in capsys.readouterr().out
+    play.mode("train")
+    (home.root / "settings.yaml").write_text("idle_generation: false\n")
+    cli._wait_for_battle(RealmHome(home.root), 30)
+    assert "idle_generation" in capsys.readouterr().out
+    assert time.monotonic() - begun < 5
+    play.add_quest("waits")
+    with pytest.raises(cli.Refused, match="no battle began"):
+        cli._wait_for_battle(RealmHome(home.root), 0.5)
