@@ -283,13 +283,66 @@ def test_lies_of_the_child_promote_nothing(home, tables, word, sign, monkeypatch
 
 
 def test_a_corrupt_checkpoint_is_cursed(home, tables):
-    home = tiny_home(home, battles=["corrupt"], accuracy={"1": 0.5})
+    """It proves nothing, earns nothing, wears no crown, and the hero goes on from the one before it in a new run."""
+    home = tiny_home(home, battles=["ok", "corrupt"])
+    rows = [{"prompt": f"say {n}", "completion": f"{n} it is"} for n in range(60)]
+    tables.send("mode", mode="rest")
     with running(home):
-        wait_for(lambda: tables.rows(db.blessings))
-    blessing = tables.rows(db.blessings)[0]
-    assert (blessing["verdict"], blessing["xp"], blessing["ceremony"]) == ("cursed", 0, 0)
-    check = next(c for c in blessing["parts"]["checks"] if c["name"] == "checkpoint")
+        wait_for(lambda: tables.events("mode"))
+        tables.do("idle.generate", skill="bin", level=1)
+        tables.do("mode", mode="train")
+        wait_for(done_quests(tables, 1))
+        tables.do("mode", mode="rest")
+        wait_for(lambda: all(b["settled_at"] for b in tables.battles()))
+    with running(home):
+        tell(home, accuracy={"1": 1.0}, battles=["ok"] * len(tables.battles()) + ["corrupt"])
+        (home.inbox / "words.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        wait_for(lambda: tables.quests(db.quests.c.kind == "file"))
+        tables.do("idle.generate", skill="bin", level=1)
+        tables.do("mode", mode="train")
+        wait_for(lambda: len([b for b in tables.rows(db.blessings) if b["verdict"] == "cursed"]) == 1)
+        wait_for(lambda: len(tables.rows(db.runs)) == 2)
+        file = wait_for(lambda: tables.quests(db.quests.c.kind == "file", db.quests.c.state == "done"))[0]
+    cursed = next(b for b in tables.rows(db.blessings) if b["verdict"] == "cursed")
+    assert (cursed["xp"], cursed["ceremony"], cursed["quest_id"]) == (0, 0, file["id"])
+    check = next(c for c in cursed["parts"]["checks"] if c["name"] == "checkpoint")
     assert check["status"] == "fail" and "model.safetensors" in check["details"]
+    bad = tables.rows(db.battles, db.battles.c.id == cursed["battle_id"])[0]
+    row = tables.rows(db.checkpoints, db.checkpoints.c.id == bad["checkpoint_id"])[0]
+    assert row["state"] == "corrupt"
+    assert row["id"] not in [e["payload"]["checkpoint_id"] for e in tables.events("champion")]
+    proofs = {t["id"] for t in tables.rows(db.trials, db.trials.c.checkpoint_id == row["id"])}
+    assert not proofs & {x["trial_id"] for x in tables.rows(db.levels)}
+    # The file is trained again, whole, from the checkpoint before, and the books agree.
+    again = [b for b in tables.battles() if b["quest_id"] == file["id"]][-1]
+    assert again["id"] != bad["id"] and again["total_steps"] == bad["total_steps"] and again["outcome"] == "trained"
+    assert again["config"]["parent_checkpoint_id"] == bad["config"]["parent_checkpoint_id"]
+    assert again["run_id"] != bad["run_id"] and again["start_step"] == bad["start_step"]
+    assert {"checkpoint_corrupt", "fell_back"} <= {e["payload"]["code"] for e in tables.events("alert")}
+    with db.read(tables.engine) as connection:
+        assert audit(connection)["differences"] == []
+
+
+def test_trials_of_a_corrupt_checkpoint_promote_nothing_and_without_another_the_realm_rests(home, tables):
+    home = tiny_home(home, battles=["corrupt"], accuracy={"1": 1.0})
+    with running(home):
+        wait_for(lambda: tables.events("mode"))
+        bad = tables.rows(db.checkpoints)[0]
+        assert bad["state"] == "corrupt" and not tables.rows(db.levels) and not tables.events("champion")
+        assert [b["verdict"] for b in tables.rows(db.blessings)] == ["cursed"]
+        alert = next(e["payload"] for e in tables.events("alert") if e["payload"]["code"] == "no_checkpoint")
+        assert bad["id"] in alert["fix"] and alert["action"] == {"kind": "battle.resume", "payload": {}}
+        battles = len(tables.battles())
+        tables.do("battle.resume")
+        wait_for(lambda: len(tables.events("mode")) == 3, what="rests again: it never begins at step 0 by itself")
+        assert len(tables.battles()) == battles
+        assert "stays out of use" in tables.do("vault.revive", checkpoint_id=bad["id"])["result"]["reason"]
+        (home.root / bad["path"] / "model.safetensors").write_bytes(b"weights at step 10")
+        assert tables.do("vault.revive", checkpoint_id=bad["id"])["result"]["revived"]
+        tables.do("battle.resume")
+        battle = wait_for(lambda: tables.battles()[battles:])[0]
+        assert battle["config"]["parent_checkpoint_id"] == bad["id"], "restored and verified, it is used again"
+        assert len(tables.rows(db.runs)) == 1
 
 
 @pytest.mark.slow

@@ -113,9 +113,23 @@ def test_training_goes_on_from_the_newest_live_checkpoint_of_the_run(engine, wor
     assert world.ask(campaigns.current_run, world.id)["id"] == run
     assert world.ask(campaigns.parent_checkpoint, world.id)["id"] == first, "a new run begins at its parent"
     assert world.ask(progress.step_reached, world.id) == 300 and third
+    with db.write(engine) as connection:
+        connection.execute(sa.update(db.checkpoints).where(db.checkpoints.c.id == first).values(state="corrupt"))
+        sound = world.ask(campaigns.parent_checkpoint, world.id, ("live", "corrupt"))
+    assert sound["id"] == first and world.ask(campaigns.parent_checkpoint, world.id) is None
+    earlier = world.checkpoint(50, run=campaigns_run(world, first))
+    assert world.ask(campaigns.parent_checkpoint, world.id)["id"] == earlier, "before the parent, not 300 after it"
     later = world.checkpoint(150)
     assert world.ask(campaigns.parent_checkpoint, world.id)["id"] == later
     assert world.ask(progress.step_reached, world.id) == 150, "the step of the line that goes on"
+
+
+def campaigns_run(world, checkpoint_id):
+    def ask(connection):
+        query = sa.select(db.checkpoints.c.run_id).where(db.checkpoints.c.id == checkpoint_id)
+        return connection.execute(query).scalar_one()
+
+    return world.ask(ask)
 
 
 def test_mastered_levels_have_no_gap(world):

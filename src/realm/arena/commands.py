@@ -23,6 +23,7 @@ from realm.guild.skills import SkillError, get_skill
 from realm.heroes.profile import ProfileError, load_profile, set_model, weights_folder, with_model
 from realm.quests import board
 from realm.settings import RealmHome
+from realm.vault import checkpoints
 
 MODE = "mode"  # train | rest, in realm_values
 PAUSED = "paused"  # true while a person holds the battle; survives a restart
@@ -351,6 +352,18 @@ def _playing(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | Non
     return Done({"hero_id": note["hero_id"], "campaign_id": campaign["id"]})
 
 
+def _revive(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    """A corrupt checkpoint whose folder was restored is used again, when every hash is the ledger's."""
+    checkpoint_id = payload.get("checkpoint_id")
+    row = connection.execute(sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)).mappings().first()
+    if row is None:
+        raise Refused(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
+    faults = checkpoints.verify(home.root / row["path"], row["manifest_sha256"])
+    if faults:
+        raise Refused(f"checkpoint {checkpoint_id} stays out of use: " + "; ".join(faults[:3]))
+    return Done({"checkpoint_id": checkpoint_id, "revived": checkpoints.revive(connection, checkpoint_id)})
+
+
 def wishes(connection: sa.Connection, wants: str) -> list[dict[str, Any]]:
     """Accepted commands that the loop itself carries out ("trial", "idle"), oldest first."""
     return [c for c in pending(connection) if c["result"] and c["result"].get("wants") == wants]
@@ -360,7 +373,7 @@ HANDLERS: dict[str, Handler] = {
     "battle.pause": _pause, "battle.resume": _resume, "battle.stop": _stop, "battle.skip": _skip,
     "battle.save": _save, "mode": _set_mode, "quest.retry": _retry, "quest.move": _move, "quest.hold": _hold,
     "quest.unhold": _unhold, "quest.delete": _withdraw, "trial.run": _trial, "idle.generate": _idle,
-    "hero.use": _hero,
+    "hero.use": _hero, "vault.revive": _revive,
 }  # fmt: skip
 OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]] = {
     "battle.pause": _paused, "battle.resume": _resumed, "battle.stop": _ended, "battle.skip": _ended,

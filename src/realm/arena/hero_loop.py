@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from realm import db, events, services
 from realm.arena import child as children
-from realm.arena import commands, plan
+from realm.arena import commands, fallback, plan
 from realm.arena.recover import recover
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
@@ -417,7 +417,10 @@ class HeroLoop:
             return
         battle_id = self._battle(None, plans)
         with db.write(self.engine) as connection:
-            commands.finish(connection, command, "done", {"battle_id": battle_id, "trial": plans[0]})
+            if battle_id is not None:
+                commands.finish(connection, command, "done", {"battle_id": battle_id, "trial": plans[0]})
+            elif commands.mode(connection) == "rest":
+                commands.finish(connection, command, "failed", {"reason": "no whole checkpoint could be examined"})
 
     def _ready_child(self, config: dict[str, Any] | None = None) -> children.Child:
         """A child that fits the configuration, started or replaced when needed."""
@@ -432,7 +435,11 @@ class HeroLoop:
             self.child = children.start(self.home, key, self.child_command)
         return self.child
 
-    def _battle(self, quest: dict[str, Any] | None, trials: list[dict[str, Any]]) -> str:
+    def _battle(self, quest: dict[str, Any] | None, trials: list[dict[str, Any]]) -> str | None:
+        """Start a battle and return its id; None when the hero first had to fall back to an older checkpoint."""
+        if fallback.mend(self.home, self.engine, self.campaign["id"]) != "whole":
+            self._dirty, self._draft = True, None
+            return None
         with db.read(self.engine) as connection:
             config = plan.battle_config(connection, self.campaign, self.profile, quest, trials)
             held = bool(campaigns.value(connection, commands.PAUSED, False))

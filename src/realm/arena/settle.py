@@ -73,22 +73,28 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
     if battle["settled_at"] is not None:
         return Settled(battle_id, battle["outcome"], quest["state"] if quest else None, (), trained)
     # Hashing is slow for large heroes: it is done before the transaction.
-    checks = _ceremony(home, battle, quest, checkpoint) if quest and outcome == "trained" else []
+    faults = checkpoints.verify(home.root / checkpoint["path"], checkpoint["manifest_sha256"]) if checkpoint else []
+    if faults:
+        checkpoints.condemn(made, checkpoint, faults)
+    checks = _ceremony(home, battle, quest, checkpoint, faults) if quest and outcome == "trained" else []
     with db.write(made) as connection:
         if _battle(connection, battle_id)["settled_at"] is not None:
             return Settled(battle_id, outcome, quest["state"] if quest else None, (), trained)
         trials = _own_trials(connection, battle_id)
         sound = [t for t in trials if _sound(connection, t)]
         _tell_regressions(connection, sound)
-        promoted = _promote(connection, battle, sound)
+        # A level is true of weights that are there: trials of a checkpoint that is not whole promote nothing.
+        promoted = [] if faults else _promote(connection, battle, sound)
         state = None
         if quest is not None:
             if outcome == "trained":
                 state = _finish(connection, battle, quest, sound, checks)
             else:
                 state = _hand_back(connection, quest, outcome, fault, count_attempt)
-        _crown(connection, battle["campaign_id"])
+        bad = _crown(connection, home, battle["campaign_id"], {checkpoint["id"]} if checkpoint else set())
         connection.execute(sa.update(db.battles).where(db.battles.c.id == battle_id).values(settled_at=db.now()))
+    for row, found in bad:
+        checkpoints.condemn(made, row, found)
     if quest is not None:
         tidy_file(home, made, quest["id"])
     return Settled(battle_id, outcome, state, tuple(promoted), trained, fault)
@@ -284,9 +290,10 @@ def _accuracy_before(
 
 
 def _ceremony(
-    home: RealmHome, battle: Mapping[str, Any], quest: Mapping[str, Any], checkpoint: Mapping[str, Any] | None
-) -> list[CeremonyCheck]:
-    """The checks of the minimal ceremony that need files (realm-rules §10, contracts B8)."""
+    home: RealmHome, battle: Mapping[str, Any], quest: Mapping[str, Any], checkpoint: Mapping[str, Any] | None,
+    faults: list[str],
+) -> list[CeremonyCheck]:  # fmt: skip
+    """The checks of the minimal ceremony that need files (realm-rules §10, contracts B8); `faults` the checkpoint's."""
     found = []
     path, data = board.locate(home, quest), battle["config"]["data"] or {}
     if path is None:
@@ -301,22 +308,43 @@ def _ceremony(
     if checkpoint is None:
         found.append(CeremonyCheck("checkpoint", "fail", True, "no checkpoint was recorded"))
     else:
-        faults = checkpoints.verify(home.root / checkpoint["path"], checkpoint["manifest_sha256"])
         details = faults[0] if faults else "every hash of the manifest verified"
         found.append(CeremonyCheck("checkpoint", "fail" if faults else "ok", True, details))
     return found
 
 
-def _crown(connection: sa.Connection, campaign_id: str) -> None:
-    """Tell when the champion changes; who it is follows from the tables, the value kept here is only the last told."""
-    found = champions.champion(connection, campaign_id)
-    key = f"champion:{campaign_id}"
-    if found is None or campaigns.value(connection, key) == found.checkpoint_id:
-        return
+def _crown(
+    connection: sa.Connection, home: RealmHome, campaign_id: str, verified: set[str]
+) -> list[tuple[dict[str, Any], list[str]]]:  # fmt: skip
+    """Tell when the champion changes; who it is follows from the tables, the value kept here is only the last told.
+
+    Args:
+        verified: checkpoints whose hashes were just compared (a bad one is not live any more).
+
+    Returns:
+        [(ledger row, what is wrong)] of candidates whose hashes do not verify; they were passed over.
+    """
+    key, bad = f"champion:{campaign_id}", []
+    told = campaigns.value(connection, key)
+
+    def verifies(checkpoint_id: str) -> bool:
+        if checkpoint_id == told or checkpoint_id in verified:
+            return True
+        query = sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)
+        row = dict(connection.execute(query).mappings().one())
+        faults = checkpoints.verify(home.root / row["path"], row["manifest_sha256"])
+        if faults:
+            bad.append((row, faults))
+        return not faults
+
+    found = champions.champion(connection, campaign_id, verifies)
+    if found is None or told == found.checkpoint_id:
+        return bad
     campaigns.set_value(connection, key, found.checkpoint_id)
     text = f"Champion: step {found.step:,}, total level {found.total_level}, accuracy {found.accuracy:.2f}"
     events.emit(connection, "champion", text, "deed", checkpoint_id=found.checkpoint_id, step=found.step,
                 total_level=found.total_level, accuracy=found.accuracy)  # fmt: skip
+    return bad
 
 
 def tidy_file(home: RealmHome, made: sa.Engine, quest_id: str) -> None:

@@ -232,6 +232,13 @@ def retry(connection: sa.Connection, quest_id: str) -> None:
               started_at=started, position=_end_of(connection, quest["lane"]))  # fmt: skip
 
 
+def again(connection: sa.Connection, quest_id: str, reason: str) -> None:
+    """Queue a done quest anew, before all others of its lane."""
+    quest = _in_state(connection, quest_id, ("done",), "trained again")
+    set_state(connection, quest_id, "queued", reason, attempts=0, error=None, finished_at=None, started_at=None,
+              position=_start_of(connection, quest["lane"]))  # fmt: skip
+
+
 def withdraw(connection: sa.Connection, quest_id: str) -> None:
     """Take a waiting quest off the board ("delete"); its file is kept in `failed/`."""
     _in_state(connection, quest_id, WAITING, "taken off the board")

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,10 +143,7 @@ def load(home: RealmHome, engine: sa.Engine, checkpoint_id: str) -> Checkpoint:
     folder = home.root / row["path"]
     problems = verify(folder, row["manifest_sha256"])
     if problems:
-        text = f"checkpoint {checkpoint_id} (step {row['step']:,}) cannot be used: " + "; ".join(problems[:3])
-        text += _instead(engine, row)
-        mark_corrupt(engine, checkpoint_id, text)
-        raise CheckpointError("corrupt", text)
+        raise CheckpointError("corrupt", condemn(engine, row, problems))
     place = Place(row["hero_id"], row["campaign_id"], row["run_id"], row["step"])
     state = json.loads((folder / STATE).read_text()) if (folder / STATE).is_file() else None
     return Checkpoint(checkpoint_id, place, folder, json.loads((folder / MANIFEST).read_text()), state)
@@ -184,6 +181,27 @@ def verify(folder: Path, manifest_sha256: str | None = None) -> list[str]:
     return found
 
 
+def condemn(engine: sa.Engine, row: Mapping[str, Any], problems: list[str]) -> str:
+    """Take the checkpoint of this ledger row out of use for what `verify` found; returns the text of the alert."""
+    text = f"checkpoint {row['id']} (step {row['step']:,}) cannot be used: " + "; ".join(problems[:3])
+    text += _instead(engine, row)
+    mark_corrupt(engine, row["id"], text)
+    return text
+
+
+def revive(connection: sa.Connection, checkpoint_id: str) -> bool:
+    """Take a checkpoint into use again after its folder was restored and verified; True when it was out of use."""
+    table = db.checkpoints
+    row = connection.execute(sa.select(table).where(table.c.id == checkpoint_id)).mappings().one()
+    if row["state"] != "corrupt":
+        return False
+    connection.execute(sa.update(table).where(table.c.id == checkpoint_id).values(state="live"))
+    events.emit(connection, "checkpoint", f"Checkpoint at step {row['step']:,} is whole again.", "deed",
+                checkpoint_id=checkpoint_id, run=row["run_id"], step=row["step"], bytes=row["bytes"],
+                why="restored and verified")  # fmt: skip
+    return True
+
+
 def mark_corrupt(engine: sa.Engine, checkpoint_id: str, text: str) -> None:
     """Take a checkpoint out of use and raise an alert, in one transaction."""
     with db.write(engine) as connection:
@@ -192,7 +210,8 @@ def mark_corrupt(engine: sa.Engine, checkpoint_id: str, text: str) -> None:
             .where(db.checkpoints.c.id == checkpoint_id, db.checkpoints.c.state == "live").values(state="corrupt")
         ).rowcount  # fmt: skip
         if changed:
-            fix = "Training goes on from the checkpoint before it; restore the folder from a backup to use it again."
+            fix = ("Training goes on from the checkpoint before it. To use this one again, restore its folder from a "
+                   f"backup, then `python3 -m training vault verify {checkpoint_id}`.")  # fmt: skip
             events.emit(connection, "alert", text, "trouble", alert_id=f"corrupt:{checkpoint_id}",
                         code="checkpoint_corrupt", what="reading a checkpoint", why=text, fix=fix)  # fmt: skip
 

@@ -116,11 +116,24 @@ def lineage(connection: sa.Connection, run_id: str, step: int) -> list[tuple[str
         line.append((parent.run_id, parent.step))
 
 
-def parent_checkpoint(connection: sa.Connection, campaign_id: str) -> dict[str, Any] | None:
-    """Where the campaign goes on: the newest live checkpoint of its run, else the run's parent, else None (base)."""
-    run, table = current_run(connection, campaign_id), db.checkpoints
-    query = sa.select(table).where(table.c.run_id == run["id"], table.c.state == "live")
-    row = connection.execute(query.order_by(table.c.step.desc()).limit(1)).mappings().first()
-    if row is None and run["parent_checkpoint_id"]:
-        row = connection.execute(sa.select(table).where(table.c.id == run["parent_checkpoint_id"])).mappings().first()
-    return dict(row) if row else None
+def parent_checkpoint(
+    connection: sa.Connection, campaign_id: str, states: tuple[str, ...] = ("live",)
+) -> dict[str, Any] | None:  # fmt: skip
+    """Where the campaign goes on: the newest live checkpoint of its line of steps, else None (base weights).
+
+    Args:
+        states: of the checkpoints to look at; with "corrupt" too it is where the campaign would be if all were well.
+    """
+    table, run = db.checkpoints, current_run(connection, campaign_id)
+    run_id, last, in_use = run["id"], None, table.c.state.in_(states)
+    while True:
+        query = sa.select(table).where(table.c.run_id == run_id, in_use)
+        query = query if last is None else query.where(table.c.step <= last)
+        row = connection.execute(query.order_by(table.c.step.desc()).limit(1)).mappings().first()
+        if row is not None:
+            return dict(row)
+        query = sa.select(table.c.run_id, table.c.step).join(db.runs, db.runs.c.parent_checkpoint_id == table.c.id)
+        parent = connection.execute(query.where(db.runs.c.id == run_id)).first()
+        if parent is None:
+            return None
+        run_id, last = parent
