@@ -445,7 +445,10 @@ def vault_verify(
     checkpoint_id: Annotated[str | None, typer.Argument(help="One checkpoint; default: all live ones.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare every file of a checkpoint with the hashes in its manifest; exit code 1 when one differs."""
+    """Compare every file of a checkpoint with the ledger and its manifest; exit code 1 when one differs.
+
+    A corrupt checkpoint whose folder was restored is taken into use again.
+    """
     import sqlalchemy as sa
 
     from realm import db
@@ -454,15 +457,17 @@ def vault_verify(
     home = RealmHome()
     engine = open_db(home)
     c = db.checkpoints.c
-    query = sa.select(c.id, c.path).where(c.state == "live") if checkpoint_id is None else \
-        sa.select(c.id, c.path).where(c.id == checkpoint_id)  # fmt: skip
+    query = sa.select(c.id, c.path, c.manifest_sha256, c.state)
+    query = query.where(c.state == "live" if checkpoint_id is None else c.id == checkpoint_id)
     with db.read(engine) as connection:
         found = connection.execute(query).all()
     if checkpoint_id and not found:
         raise Refused(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
-    results = {row.id: verify(home.root / row.path) for row in found}
+    results = {row.id: verify(home.root / row.path, row.manifest_sha256) for row in found}
     text = "\n".join(f"{key}  {'ok' if not problems else '; '.join(problems)}" for key, problems in results.items())
     say(results, as_json, text or "no checkpoints yet")
+    if checkpoint_id and found[0].state == "corrupt" and not any(results.values()):
+        order("vault.revive", {"checkpoint_id": checkpoint_id}, as_json)
     raise typer.Exit(1 if any(results.values()) else 0)
 
 
