@@ -33,12 +33,12 @@ def free_ports(count: int) -> list[int]:
 class LiveRealm:
     """Start with `cli("start-all")`; `close` ends whatever is left of this realm and deletes its home."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "rl", **environ: str) -> None:
         # Short on purpose: unix socket paths are limited to about 100 bytes.
-        self.root = Path(tempfile.mkdtemp(prefix="rl"))
+        self.root = Path(tempfile.mkdtemp(prefix=prefix))
         names = [service.name for service in services.SERVICES]
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
-        self.environ = {**os.environ, "REALM_HOME": str(self.root), "OMP_NUM_THREADS": "1",
+        self.environ = {**os.environ, **environ, "REALM_HOME": str(self.root), "OMP_NUM_THREADS": "1",
                         **{f"REALM_PORT_{n.upper()}": str(p) for n, p in self.ports.items()}}  # fmt: skip
         self.home = RealmHome(self.root, self.environ)
 

@@ -58,7 +58,7 @@ stopsignal=TERM
 stopwaitsecs={stop_wait}
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={logs}/{name}.log
+stdout_logfile={logs_twice}/{name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=2
 """
@@ -115,7 +115,8 @@ def write_config(home: RealmHome, arena: bool = True) -> str:
     for name, words in commands.items():
         command = " ".join(_word(word) for word in [sys.executable, "-m", "training", *words])
         text += PROGRAM.format(
-            name=name, command=command, root=_escape(home.root), logs=_escape(home.logs), stop_wait=STOP_WAIT_S,
+            name=name, command=command, root=_escape(home.root), stop_wait=STOP_WAIT_S,
+            logs_twice=_escape(_escape(home.logs)),  # the supervisor expands this one option a second time
             environment=",".join(f"{key}={_quote(value)}" for key, value in environment.items()),
         )  # fmt: skip
     path = home.run / "supervisord.conf"
