@@ -128,6 +128,9 @@ class Fake:
             self.set(state="trial")
             for values in config["trials"]:
                 self.examine(trial.TrialSpec.from_config(values), checkpoint, word, wish)
+                if word == "stop_in_trials":
+                    order = "stop"
+                    break
             if config["probe"]:
                 self.set(loss_before=2.0, loss_after=1.0)
         outcome = {"stop": "stopped", "skip": "skipped"}.get(order, "trained")
@@ -165,7 +168,7 @@ class Fake:
     def examine(self, spec: trial.TrialSpec, checkpoint: str, word: str, wish: dict) -> None:
         skill = get_skill(spec.skill)
         golden = {p.prompt: p.golden for p in trial.draw(spec, skill)}
-        accuracy = wish.get("accuracy", {}).get(str(spec.level), wish.get("base", 0.0))
+        accuracy = wish.get("accuracy", {}).get(str(spec.level), wish.get("base", 0.0)) if word != "right" else 1.0
 
         def answer(conversations, _room):
             texts = []

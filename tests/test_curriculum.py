@@ -119,6 +119,8 @@ def test_trials_of_a_quest():
         (200, False, 0.8), (40, False, 0.8), (40, False, 0.8), (80, True, 0.8), (80, True, 0.8)]  # fmt: skip
     assert plans[0].to_dict().keys() == {"kind", "skill", "level", "closed", "threshold", "seed", "max_n"}
     assert plan_trials(state, [4, 5], Knobs(hold_trial=True), 7, {})[0].kind == "scout"
+    assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={4})[0].kind == "scout", "this quest has had its try"
+    assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={3})[0].kind == "promotion"
     closed = make_trial("promotion", state, 2, 7, 0)
     assert (closed.closed, closed.threshold, closed.max_n) == (True, 0.9, 400)
     done = SkillState("bin", 2, 2)

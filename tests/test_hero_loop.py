@@ -665,15 +665,47 @@ def test_no_promotion_while_a_mastered_level_is_in_regression(home, tables):
         wait_for(lambda: len(tables.rows(db.levels)) >= 2, 40)
 
 
+def promotion_steps(tables):
+    return [(t["level"], t["step"]) for t in tables.rows(db.trials, db.trials.c.kind == "promotion")]
+
+
+def test_a_battle_stopped_in_its_trials_is_not_examined_twice_on_the_same_weights(home, tables):
+    home = tiny_home(home, battles=["stop_in_trials"], base=0.5)
+    with running(home):
+        wait_for(done_quests(tables, 1))
+    first, again = tables.battles()[:2]
+    assert (first["outcome"], again["outcome"], again["total_steps"]) == ("stopped", "trained", 0)
+    assert first["quest_id"] == again["quest_id"] and first["checkpoint_id"] == again["checkpoint_id"]
+    assert [t["kind"] for t in first["config"]["trials"]] == ["promotion"]
+    assert [t["kind"] for t in again["config"]["trials"]] == ["scout"], "evidence for the Temple, but no second try"
+    tries = promotion_steps(tables)
+    assert len(tries) == len(set(tries))
+
+
+def test_a_second_try_of_the_same_checkpoint_promotes_nothing(home, tables, monkeypatch):
+    """Even when a trial comes to be held that should not have been planned."""
+    monkeypatch.setattr(plan, "_tried", lambda *_: set())
+    home = tiny_home(home, battles=["stop_in_trials", "right"], base=0.5)
+    with running(home):
+        wait_for(done_quests(tables, 1))
+    tries = promotion_steps(tables)
+    assert tries[0] == tries[1]
+    second = tables.rows(db.trials, db.trials.c.battle_id == tables.battles()[1]["id"])[0]
+    assert (second["kind"], second["verdict"]) == ("promotion", "pass")
+    assert not tables.rows(db.levels)
+
+
 @pytest.mark.slow
 def test_wait_after_a_fail(home, tables):
-    home = tiny_home(home, base=0.5)
+    home = tiny_home(home, base=0.5, battles=["ok", "stop_in_trials", "ok", "stop_in_trials"])
     with running(home):
         wait_for(done_quests(tables, 3))
     campaign = campaigns_active(tables)
     for battle in tables.battles():
         tried = [t for t in battle["config"]["trials"] if t["kind"] == "promotion"]
         assert not tried or battle["quest_id"], "after a fail a promotion trial always follows training"
+    tries = promotion_steps(tables)
+    assert len(tries) >= 3 and len(tries) == len(set(tries)), "each on weights that were trained since the last"
     with db.read(tables.engine) as connection:
         assert progress.quests_since_fail(connection, campaign["id"], "bin", 1) == 0
         states = progress.skill_progress(connection, campaign["id"], [get_skill("bin")])

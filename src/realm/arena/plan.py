@@ -181,8 +181,20 @@ def quest_trials(connection: sa.Connection, campaign: Mapping[str, Any], quest: 
         state = skill_state(connection, campaign["id"], skill)
         mix = [int(level) for level in quest["mix"]] if quest["mix"] else [state.training] if quest["skill"] else []
         knobs = Knobs(**(quest["origin"] or {}).get("knobs", {}))
-        plans += plan_trials(state, mix, knobs, campaign["seed"], serials(connection, campaign["id"], skill.id))
+        plans += plan_trials(state, mix, knobs, campaign["seed"], serials(connection, campaign["id"], skill.id),
+                             _tried(connection, campaign["id"], quest, skill.id))  # fmt: skip
     return [plan.to_dict() for plan in plans]
+
+
+def _tried(connection: sa.Connection, campaign_id: str, quest: Mapping[str, Any], skill: str) -> set[int]:
+    """Levels at which a quest that was interrupted has finished its promotion trial."""
+    if quest.get("started_at") is None:
+        return set()
+    table = db.trials
+    query = sa.select(table.c.level).where(
+        table.c.campaign_id == campaign_id, table.c.quest_id == quest["id"], table.c.skill == skill,
+        table.c.kind == "promotion", table.c.started_at >= quest["started_at"])  # fmt: skip
+    return set(connection.execute(query).scalars())
 
 
 def single_trial(

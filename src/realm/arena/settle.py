@@ -181,7 +181,8 @@ def _promote(
         skill, level = trial["skill"], trial["level"]
         if level != progress.mastered_levels(connection, campaign_id).get(skill, 0) + 1:
             continue
-        # The wait after a fail was kept when the trial was planned; a trial of this battle follows its training.
+        if _failed_before(connection, trial):
+            continue  # the same weights on other problems: the wait after a fail is not over (contracts B2)
         decision = may_promote(progress.retention_checks(connection, campaign_id))
         if not decision.allowed:
             text = f"{skill} L{level} passed its trial but is not promoted: {decision.reason}"
@@ -197,6 +198,16 @@ def _promote(
                     **{"from": level - 1, "to": level}, skill=skill, closed=closed, trial_id=trial["id"])  # fmt: skip
         promoted.append((skill, level))
     return promoted
+
+
+def _failed_before(connection: sa.Connection, trial: Mapping[str, Any]) -> bool:
+    """Whether this very checkpoint has failed an earlier promotion trial at the level."""
+    table = db.trials
+    query = sa.select(table.c.id).where(
+        table.c.checkpoint_id == trial["checkpoint_id"], table.c.skill == trial["skill"],
+        table.c.level == trial["level"], table.c.kind == "promotion", table.c.id != trial["id"],
+        table.c.started_at <= trial["started_at"], table.c.verdict.in_(("fail", "undecided")))  # fmt: skip
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def _hand_back(

@@ -7,7 +7,7 @@ its reason. Only a trial changes a level, and that is decided in `guild/levels.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from realm.guild.campaigns import seed_of
@@ -262,14 +262,19 @@ def make_trial(kind: str, state: SkillState, level: int, campaign_seed: int, ser
 
 
 def plan_trials(
-    state: SkillState, mix: Sequence[int], knobs: Knobs, campaign_seed: int, serials: Mapping[int, int]
-) -> list[TrialPlan]:
+    state: SkillState, mix: Sequence[int], knobs: Knobs, campaign_seed: int, serials: Mapping[int, int],
+    tried: Collection[int] = (),
+) -> list[TrialPlan]:  # fmt: skip
     """Trials after a quest that trained the levels in `mix`, in the order in which they are held.
 
     A promotion trial at the training level (a scout instead while the hint says to wait), scouts at the levels ahead
     that were trained, and retention checks of at most 6 mastered levels: regressed ones always, others when their last
     check is 3 quests old or older, oldest first. Last, the probe of the highest mastered levels: the same problems
     every time, so that the checkpoints of a campaign can be compared (contracts B3); it decides no level.
+
+    Args:
+        tried: levels whose promotion trial this very quest has sat (it was interrupted after it). They are scouted:
+            the weights are the same, and after a fail at least one quest must come first (contracts B2).
     """
     plans = []
 
@@ -277,8 +282,8 @@ def plan_trials(
         plans.append(make_trial(kind, state, level, campaign_seed, serials.get(level, 0)))
 
     if not state.complete and state.training in mix:
-        # Every promotion trial of a battle comes after that battle's training: the wait after a fail is kept by that.
-        add("scout" if knobs.hold_trial else "promotion", state.training)
+        # A quest's promotion trial comes after its training, and once: the wait after a fail is kept by that.
+        add("scout" if knobs.hold_trial or state.training in tried else "promotion", state.training)
     for level in sorted(mix):
         if level > state.training:
             add("scout", level)
