@@ -28,7 +28,7 @@ MAX_LINE = 64 * 1024 * 1024
 KEPT_OF_OVERLONG = 4096
 """Bytes of an over-long line that a quarantine record holds; file, offset and length find the rest."""
 _CHUNK = 1 << 18
-_UTF8_MARK = b"\xef\xbb\xbf"
+UTF8_MARK = b"\xef\xbb\xbf"
 _BATCH = 128  # small enough that a batch stays in the processor's cache
 COMPRESSED = (".gz", ".zst")
 _WIDE_MARKS = {b"\xff\xfe": "UTF-16 (little endian)", b"\xfe\xff": "UTF-16 (big endian)"}
@@ -113,7 +113,7 @@ def diagnose(raw: bytes) -> str:
         if raw[1::2].count(0) > len(raw) // 4 or raw[::2].count(0) > len(raw) // 4:
             return "NUL bytes in every second place: the text is UTF-16, save the file as UTF-8"
         return "NUL byte: binary data, not text"
-    if raw.startswith(_UTF8_MARK):
+    if raw.startswith(UTF8_MARK):
         return "byte-order mark inside the file: files were joined, remove the mark before this row"
     try:
         raw.decode("utf-8")
@@ -223,7 +223,7 @@ def lines(
             end = -2 if taken[-2:-1] == b"\r" else -1
             yield number, start, length + end, taken[:end]
             continue
-        mark = 3 if start == 0 and taken.startswith(_UTF8_MARK) else 0
+        mark = 3 if start == 0 and taken.startswith(UTF8_MARK) else 0
         tail = taken[-2:]
         if not taken.endswith(b"\n"):
             tail, length = _skip_line(source, tail, length)

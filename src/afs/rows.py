@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from afs.engine import run_parts
-from afs.jsonl import COMPRESSED, MAX_LINE, AtomicWriter, BadRow, Counts, lines, open_rows, parse_row
+from afs.jsonl import COMPRESSED, MAX_LINE, UTF8_MARK, AtomicWriter, BadRow, Counts, lines, open_rows, parse_row
 from afs.training.converters import detect
 
 PART_BYTES = 4 << 20
@@ -147,9 +147,9 @@ class Part(NamedTuple):
     end: int
 
 
-def parts_of(paths: Sequence[Path], names: Sequence[str], size: int = PART_BYTES) -> list[Part]:
-    """Byte ranges that tile the (uncompressed) files, in order."""
-    found = []
+def parts_of(paths: Sequence[Path], names: Sequence[str], size: int | None = None) -> list[Part]:
+    """Byte ranges (of PART_BYTES) that tile the (uncompressed) files, in order."""
+    found, size = [], size or PART_BYTES
     for number, (path, name) in enumerate(zip(paths, names, strict=True)):
         total = os.path.getsize(path)
         found += [Part(number, str(path), name, at, min(at + size, total)) for at in range(0, total, size)]
@@ -294,13 +294,15 @@ def _block(part: Part) -> tuple[bytes, int] | None:
             begin = data.find(b"\n") + 1
             if not begin:
                 return None
-        elif data.startswith(b"\xef\xbb\xbf"):
-            begin = 3
         if begin < len(data) and not data.endswith(b"\n"):
             tail = source.readline(PART_BYTES)
             if len(tail) == PART_BYTES:
                 return None
             data += tail
+    if not part.start and data.startswith(UTF8_MARK):
+        begin = 3
+        if len(data) == begin:
+            return None
     return data[begin:], max(part.start - 1, 0) + begin
 
 

@@ -231,7 +231,9 @@ class Step:
         kept = self.quarantine.count
         if kept:
             word = "would be" if self.how.dry_run else "are"
-            self.notes.append(f"{kept:,} bad rows {word} in {self.quarantine_path} with file, line, byte and reason")
+            # The name only: a manifest does not depend on the folder it was made in.
+            where = self._called(self.quarantine_path)
+            self.notes.append(f"{kept:,} bad rows {word} in {where} beside it, with file, line, byte and reason")
         self.report = Report(
             self.name, self.key, self._hashed, outputs, self.parameters, self.seed, code_version(), self.counts,
             dict(sorted(self.by_source.items())), dict(sorted(self.by_domain.items())), self.details, self.notes,

@@ -182,7 +182,7 @@ class _Run:
         self.result.reports.append(report)
 
     def sources(self) -> dict[str, Path]:
-        """A JSONL file per source: the one that is named, or what the generator makes (written only when it differs)."""
+        """A JSONL file per source: the one that is named, or what the generator makes (replaced when it differs)."""
         files = {}
         for source in self.recipe.raw["source"]:
             if "input" in source:
@@ -350,7 +350,8 @@ def _card(recipe: Recipe, result: RecipeResult, files: list[dict[str, Any]]) -> 
         f"# {raw.get('title', recipe.name)}", "", raw.get("description", "Made by a recipe of the refinery."), "",
         "| file | rows | bytes | sha256 |", "|---|---|---|---|",
         *[f"| {f['path']} | {f['rows']:,} | {f['bytes']:,} | `{f['sha256'][:16]}` |" for f in files], "",
-        "## How it was made", "", "| step | in | out | filtered | duplicate | quarantined |", "|---|---|---|---|---|---|",
+        "## How it was made", "", "| step | in | out | filtered | duplicate | quarantined |",
+        "|---|---|---|---|---|---|",
         *[f"| {r.step} | {r.counts.read:,} | {r.counts.out:,} | {r.counts.filtered:,} | {r.counts.duplicates:,} | "
           f"{r.counts.quarantined:,} |" for r in result.reports], "",
         *(["## Domains", "", *[f"- {name}: {n:,}" for name, n in domains.items()], ""] if domains else []),
