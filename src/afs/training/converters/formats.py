@@ -64,7 +64,7 @@ def _content(value: Any, where: str) -> str:
     raise ConversionError(f"{where} has content of type {type(value).__name__}; it must be a text")
 
 
-def _chat(items: list[Any], role_key: str, content_key: str, name: str) -> list[dict[str, str]]:
+def chat_messages(items: list[Any], role_key: str, content_key: str, name: str) -> list[dict[str, str]]:
     """Messages with the three known roles from a list of turns."""
     messages = []
     for number, item in enumerate(items, 1):
@@ -104,11 +104,11 @@ def _is_openai(row: dict[str, Any]) -> bool:
 def _from_messages(row: dict[str, Any]) -> dict[str, Any]:
     if all(_is_plain(item) for item in row["messages"]):
         return row
-    return {**row, "messages": _chat(row["messages"], "role", "content", "messages")}
+    return {**row, "messages": chat_messages(row["messages"], "role", "content", "messages")}
 
 
 def _from_openai(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "messages": _chat(row["messages"], "role", "content", "messages")}
+    return {**row, "messages": chat_messages(row["messages"], "role", "content", "messages")}
 
 
 # --- instruction, prompt, conversation ----------------------------------------------------------------------------
@@ -126,10 +126,24 @@ def _from_instruction(row: dict[str, Any]) -> dict[str, Any]:
     if extra not in (None, ""):
         question = f"{question}\n\n{_text(row, 'input')}"
     messages = [_message("user", question), _message("assistant", _text(row, "output"))]
+    used = {"instruction", "input", "output"}
+    if isinstance(row.get("history"), list) and row["history"]:
+        messages = [*_earlier(row["history"]), *messages]
+        used.add("history")
     if isinstance(row.get("system"), str) and row["system"]:
         messages.insert(0, _message("system", row["system"]))
-        return _with(messages, row, {"instruction", "input", "output", "system"})
-    return _with(messages, row, {"instruction", "input", "output"})
+        used.add("system")
+    return _with(messages, row, used)
+
+
+def _earlier(history: list[Any]) -> list[dict[str, str]]:
+    """Turns before the last, as LLaMA-Factory keeps them: a list of [question, answer]."""
+    messages = []
+    for number, pair in enumerate(history, 1):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ConversionError(f"history[{number}] must be [question, answer], two texts")
+        messages += [_message("user", pair[0]), _message("assistant", pair[1])]
+    return messages
 
 
 def _is_sharegpt(row: dict[str, Any]) -> bool:
@@ -141,7 +155,7 @@ def _from_sharegpt(row: dict[str, Any]) -> dict[str, Any]:
     key = "conversations" if isinstance(row.get("conversations"), list) else "conversation"
     turns = row[key]
     from_value = not turns or not isinstance(turns[0], dict) or "from" in turns[0]
-    messages = _chat(turns, *(("from", "value") if from_value else ("role", "content")), key)
+    messages = chat_messages(turns, *(("from", "value") if from_value else ("role", "content")), key)
     used = {key}
     if isinstance(row.get("system"), str) and row["system"] and messages and messages[0]["role"] != "system":
         messages.insert(0, _message("system", row["system"]))
@@ -166,7 +180,7 @@ def _from_prompt(row: dict[str, Any]) -> dict[str, Any]:
     sides = []
     for part, role in (("prompt", "user"), (key, "assistant")):
         value = row[part]
-        chat = _chat(value, "role", "content", part) if isinstance(value, list) else [_message(role, _text(row, part))]
+        chat = chat_messages(value, "role", "content", part) if isinstance(value, list) else [_message(role, _text(row, part))]
         sides += chat
     return _with(sides, row, {"prompt", key})
 

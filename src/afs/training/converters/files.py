@@ -1,0 +1,390 @@
+"""Whole files into a training format, and back: `afs training convert`.
+
+    convert_file("train.jsonl", format="sharegpt")             # train_sharegpt.jsonl, train_sharegpt.jsonl.meta.jsonl
+    convert_back("train_sharegpt.jsonl", output="same_as_before.jsonl")
+
+Line n + 1 of the meta file holds what row n of the output cannot; its first line holds the format and its options.
+Losing thinking or an answer needs `allow_loss`; losing metadata does not, since the meta file keeps it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from afs.generators.base import TrainingSample
+from afs.jsonl import AtomicWriter, BadRow, Row, open_rows, read_rows
+from afs.step import How, Mapped, Report, Step, StepError, UsageError, expand, map_rows, read_manifest
+from afs.training.converters.convert import Converter, get_converter
+from afs.training.converters.formats import ConversionError
+
+META = ".meta.jsonl"
+_SHOWN = 5
+_SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
+_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
+@dataclass
+class ConvertResult:
+    """What a conversion did.
+
+    Attributes:
+        kept: rows per field that the format cannot hold and that the meta file keeps (fields with a value only).
+        lost: rows per text ("thinking", "rejected") that the output does not have; they are in the meta file.
+        meta: the meta file, or None when the format holds everything.
+    """
+
+    output: Path
+    format: str
+    kept: dict[str, int]
+    lost: dict[str, int]
+    meta: Path | None
+    report: Report
+
+    @property
+    def rows(self) -> int:
+        """Rows written."""
+        return self.report.counts.out
+
+    def summary(self) -> str:
+        """Counts, then the loss report."""
+        lines = [self.report.summary(), f"{self.format}: {self.output}"]
+        if self.kept:
+            listed = ", ".join(f"{name} ({n:,})" for name, n in sorted(self.kept.items()))
+            lines.append(f"not in the format, kept in {self.meta}: {listed}")
+        lines += [f"not in the output: {name} of {n:,} rows" for name, n in sorted(self.lost.items())]
+        return "\n".join(lines)
+
+
+@dataclass
+class _Transform:
+    """Converts batches of rows; collects per part what was kept and lost."""
+
+    converter: Any
+    allow_loss: bool
+    kept: Counter = field(default_factory=Counter)
+    lost: Counter = field(default_factory=Counter)
+    refused: list[tuple[int, str]] = field(default_factory=list)
+
+    def __call__(self, rows: list[Row]) -> Iterable[Mapped]:
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: Row) -> Mapped:
+        try:
+            out, record, lost = self.converter.convert_row(row.value)
+        except ConversionError as error:
+            return Mapped("quarantined", {}, f"not {self.converter.name}: {error}")
+        if lost:
+            self.lost[lost] += 1
+            if not self.allow_loss and len(self.refused) < _SHOWN:
+                self.refused.append((row.offset, lost))
+        if "original" not in record:
+            kept = record.get("kept")
+            if kept:
+                self.kept.update([key for key, value in kept.items() if value])
+        return Mapped("out", {"out": orjson.dumps(out), "meta": orjson.dumps(record)})
+
+    def take_extra(self) -> tuple[Counter, Counter, list[tuple[int, str]]]:
+        taken = self.kept, self.lost, self.refused
+        self.kept, self.lost, self.refused = Counter(), Counter(), []
+        return taken
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """A converter of another package, seen as one of ours: its rows are kept whole, so that there is a way back."""
+
+    inner: Any
+    name: str
+    extension: str = ".jsonl"
+    layout: str = "file"
+
+    def convert_row(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
+        drops = getattr(self.inner, "drops", ())
+        thought = "thinking" in drops and bool(row.get("thinking"))
+        sample = TrainingSample.from_dict(row) if {"instruction", "output"} <= row.keys() else row
+        return self.inner.convert(sample), {"original": row}, "thinking" if thought else ""
+
+    def back(self, _out: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+        return record["original"]
+
+
+class _Meta:
+    """Numbers the records as they come and makes the file only when one of them says something."""
+
+    def __init__(self, step: Step, path: Path, header: dict[str, Any]) -> None:
+        self.step, self.path, self.header = step, path, header
+        self.rows, self.writer = 0, None
+
+    def write_bytes(self, block: bytes, rows: int) -> None:
+        first = self.rows + 1
+        self.rows += rows
+        if self.writer is None:
+            if block.count(b"{}\n") == rows and len(block) == 3 * rows:
+                return
+            self.writer = self.step.writer(self.path)
+            self.writer.__enter__()
+            self.writer.write({"row": 0, **self.header})
+            self.writer.write_all([b'{"row":%d}' % n for n in range(1, first)])
+        # The record's closing half follows its number: {"row":7,"kept":…}
+        numbered = [b'{"row":%d}' % n if line == b"{}" else b'{"row":%d,%b' % (n, line[1:])
+                    for n, line in enumerate(block.splitlines(), first)]  # fmt: skip
+        self.writer.write_all(numbered)
+
+    def __enter__(self) -> _Meta:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.writer is not None:
+            self.writer.__exit__(*error)
+        elif error[0] is None and not self.step.how.dry_run:
+            self.path.unlink(missing_ok=True)  # of an earlier run; this one has nothing to keep
+
+
+def convert_file(
+    input_path: Path | str,
+    output_path: Path | str | None = None,
+    format: str = "alpaca",
+    thinking: str = "separate",
+    system: str | None = None,
+    template: str | None = None,
+    allow_loss: bool = False,
+    how: How | None = None,
+    converter: Any = None,
+) -> ConvertResult:
+    """Convert a JSONL file.
+
+    Args:
+        output_path: default `<stem>_<format>.jsonl` beside the input. For the folder layouts (mlx) a name without
+            ending is a folder, and the file in it is named by the split: train, valid or test.jsonl.
+        thinking: "none", "separate", "embedded" or "special_tokens".
+        system: system message of rows that have none; none is added by default.
+        allow_loss: accept that the output lacks `thinking` or the rejected answer.
+        converter: used instead of `format`, `thinking`, `system` and `template`.
+
+    Raises:
+        UsageError: no such format, option, input, or an output that is an input.
+        StepError: no row could be converted, or text would be lost without `allow_loss`.
+    """
+    source = expand(input_path)
+    made = _converter(converter, format, thinking, system, template)
+    target = _output(source, None if output_path is None else expand(output_path), made)
+    parameters = {"format": made.name, "thinking": getattr(made, "thinking", thinking),
+                  "system": getattr(made, "system", system), "template": template, "allow_loss": allow_loss}  # fmt: skip
+    if made.extension == ".parquet":
+        from afs.training.converters.parquet import write_parquet
+
+        return write_parquet(source, target, parameters, how)
+    meta = target.with_name(target.name + META)
+    if meta.resolve() == source.resolve():
+        raise UsageError(f"the meta file {meta} is also the input; choose another output")
+    with Step("convert", [source], [target], parameters, how=how) as step:
+        if step.current:
+            return _result(made.name, target, step.report)
+        if isinstance(made, Converter) and made.own_key and has_thinking(source):
+            made.pad = True
+        parameters["pad"] = getattr(made, "pad", False)
+        with step.writer(target) as out, _Meta(step, meta, parameters) as kept:
+            extras = map_rows(step, _Transform(made, allow_loss), {"out": out, "meta": kept})
+            _finish(step, source, made, extras, allow_loss, kept)
+    return _result(made.name, target, step.report)
+
+
+def _converter(given: Any, format: str, thinking: str, system: str | None, template: str | None) -> Any:
+    if given is None:
+        try:
+            given = get_converter(format, cot_mode=thinking, system=system, template=template)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    if isinstance(given, Converter):
+        return Converter(given.target, given.thinking, given.system)
+    return _Foreign(given, getattr(given, "name", format))
+
+
+def _finish(step: Step, source: Path, made: Any, extras: list, allow_loss: bool, meta: _Meta) -> None:
+    kept, lost = Counter(), Counter()
+    refused: list[tuple[int, str]] = []
+    for part_kept, part_lost, part_refused in extras:
+        kept.update(part_kept)
+        lost.update(part_lost)
+        refused += part_refused
+    if refused:
+        where = ", ".join(f"{source}:{line_of(source, offset)}" for offset, _ in refused[:_SHOWN])
+        what = " and ".join(f"{name} of {n:,} rows" for name, n in sorted(lost.items()))
+        other = ("; --thinking embedded or special_tokens keeps it" if "thinking" in lost else "")  # fmt: skip
+        raise StepError(f"format {made.name} would lose {what} (first: {where}){other}. To accept the loss, "
+                        "repeat with --allow-loss; nothing was written")  # fmt: skip
+    if not step.counts.out:
+        raise StepError(f"no row of {source} could be converted to {made.name}: {step.counts.read:,} read, "
+                        f"{step.counts.quarantined:,} refused. `afs training validate` lists the reasons")  # fmt: skip
+    step.details |= {"kept": dict(sorted(kept.items())), "lost": dict(sorted(lost.items())),
+                     "meta": meta.path.name if meta.writer is not None else None}  # fmt: skip
+
+
+def _result(name: str, target: Path, report: Report) -> ConvertResult:
+    meta = report.details.get("meta")
+    return ConvertResult(target, name, report.details.get("kept", {}), report.details.get("lost", {}),
+                         target.with_name(meta) if meta else None, report)  # fmt: skip
+
+
+def stem(path: Path) -> str:
+    """The name without `.jsonl`, `.json` and the endings of compression."""
+    name = path.name
+    for ending in (".gz", ".zst", ".jsonl", ".json"):
+        name = name.removesuffix(ending)
+    return name or path.name
+
+
+def _output(source: Path, output: Path | None, made: Any) -> Path:
+    if output is None:
+        return source.with_name(f"{stem(source)}_{made.name}{made.extension}")
+    if made.layout == "folder" and (output.is_dir() or not output.suffix):
+        return output / f"{_SPLITS.get(stem(source), 'train')}.jsonl"
+    if output.is_dir():
+        return output / f"{stem(source)}_{made.name}{made.extension}"
+    return output
+
+
+def convert_folder(folder: Path | str, output: Path | str | None = None, **options: Any) -> list[ConvertResult]:
+    """Convert the splits of a folder (train, val, test.jsonl) into a folder `<folder>_<format>`.
+
+    Folder layouts (mlx) name the validation split valid.jsonl; the others keep the names.
+
+    Raises:
+        UsageError: the folder holds no split.
+    """
+    folder = expand(folder)
+    found = [path for path in sorted(folder.iterdir()) if path.name.endswith(_ENDINGS) and stem(path) in _SPLITS]
+    if not found:
+        raise UsageError(f"{folder} holds no train, val or test.jsonl; name a file, or split it first with "
+                         "`afs training prepare`")  # fmt: skip
+    made = _converter(options.pop("converter", None), options.get("format", "alpaca"),
+                      options.get("thinking", "separate"), options.get("system"), options.get("template"))  # fmt: skip
+    where = expand(output) if output is not None else folder.with_name(f"{folder.name}_{made.name}")
+    results = []
+    for path in found:
+        name = _SPLITS[stem(path)] if made.layout == "folder" else stem(path)
+        results.append(convert_file(path, where / f"{name}{made.extension}", **options))
+    return results
+
+
+def has_thinking(path: Path) -> bool:
+    """Whether any row has a thinking with text (by its bytes; a few false alarms do no harm)."""
+    marks = (b'"thinking":"', b'"thinking": "', b'"reasoning_content":')
+    tail = b""
+    with open_rows(path) as source:
+        while block := source.read(1 << 20):
+            block = tail + block
+            for mark in marks:
+                at = block.find(mark)
+                while at >= 0:
+                    after = block[at + len(mark) : at + len(mark) + 1]
+                    if after not in (b'"', b""):
+                        return True
+                    at = block.find(mark, at + 1)
+            tail = block[-32:]
+    return False
+
+
+def line_of(path: Path, offset: int) -> int:
+    """1-based line of the row at a byte offset."""
+    line, left = 1, offset
+    with open_rows(path) as source:
+        while left and (block := source.read(min(left, 1 << 20))):
+            line, left = line + block.count(b"\n"), left - len(block)
+    return line
+
+
+# --- back -----------------------------------------------------------------------------------------------------------
+
+def convert_back(
+    converted: Path | str,
+    meta: Path | str | None = None,
+    output: Path | str | None = None,
+    format: str | None = None,
+    how: How | None = None,
+) -> Report:
+    """Restore the rows that a converted file was made from.
+
+    Args:
+        meta: default `<converted>.meta.jsonl`; without one, what the format's own texts say.
+        output: default `<stem>_restored.jsonl`.
+        format: only needed when there is neither a meta file nor a manifest.
+
+    Raises:
+        UsageError: the format is not known from any of them.
+        StepError: the two files do not belong together.
+    """
+    source = expand(converted)
+    target = expand(output) if output is not None else source.with_name(f"{stem(source)}_restored.jsonl")
+    meta_path = expand(meta) if meta is not None else source.with_name(source.name + META)
+    if source.suffix == ".parquet":
+        from afs.training.converters.parquet import read_parquet
+
+        return read_parquet(source, target, how)
+    with_meta = meta_path.exists()
+    if meta is not None and not with_meta:
+        raise UsageError(f"meta file {meta_path} does not exist; leave it out to restore the texts only")
+    header = _header(meta_path) if with_meta else _from_manifest(source, format)
+    made = get_converter(header["format"], cot_mode=header["thinking"], system=header["system"],
+                         template=header["template"])  # fmt: skip
+    if isinstance(made, Converter):
+        made.pad = header.get("pad", False)
+    else:
+        made = _Foreign(made, header["format"])
+    inputs = [source, meta_path] if with_meta else [source]
+    with Step("convert-back", inputs, [target], {**header, "format": made.name}, how=how, rowless=True) as step:
+        if step.current:
+            return step.report
+        with step.writer(target) as out:
+            _restore(step, made, source, meta_path if with_meta else None, out)
+        step.counts.out = out.rows
+    return step.report
+
+
+def _restore(step: Step, made: Any, source: Path, meta_path: Path | None, out: AtomicWriter) -> None:
+    records = _records(meta_path) if meta_path else None
+    for number, row in enumerate(read_rows(source, step.on_bad, step.counts), 1):
+        record = None
+        if records is not None:
+            record = next(records, None)
+            if record is None or record.get("row") != number:
+                raise StepError(f"{meta_path} has no record of row {number} of {source}; they do not belong together")
+            del record["row"]
+        try:
+            out.write(made.back(row.value, record))
+        except (ConversionError, KeyError, TypeError) as error:
+            raise StepError(f"{source}:{row.line}: no way back: {error}. Is {source} as `convert` wrote it?") from error
+    if records is not None and next(records, None) is not None:
+        raise StepError(f"{meta_path} has more records than {source} has rows; they do not belong together")
+
+
+def _refuse(row: BadRow) -> None:
+    raise StepError(f"{row.file}:{row.line}: {row.reason}; a meta file is never edited")
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    rows = read_rows(path, _refuse)
+    next(rows)
+    return (row.value for row in rows)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    first = next(read_rows(path, _refuse), None)
+    if first is None or first.value.get("row") != 0 or "format" not in first.value:
+        raise UsageError(f"{path} is no meta file of a conversion: its first line must hold the format")
+    return {key: first.value.get(key) for key in ("format", "thinking", "system", "template", "pad")}
+
+
+def _from_manifest(source: Path, format: str | None) -> dict[str, Any]:
+    manifest = read_manifest(source.with_name(source.name + ".manifest.json"))
+    if manifest is not None and manifest.get("step") == "convert":
+        return {"pad": False, **manifest["parameters"]}
+    if format is None:
+        raise UsageError(f"{source} has neither a meta file nor a manifest; name its format with --format")
+    return {"format": format, "thinking": "separate", "system": None, "template": None}
