@@ -115,7 +115,7 @@ def test_held_out_problems_are_not_printed(run, split):
     ("hero use nope", "no hero 'nope'"), ("hero show nope", "no hero 'nope'"), ("trial run --skill binn", "'bin'"),
     ("trial run --level 0", "levels 1 to 30"), ("trial run --level 31", "levels 1 to 30"),
     ("quest retry nope", "no quest nope"), ("quest report nope", "no quest nope"), ("skill levels nope", "'nope'"),
-    ("vault verify nope", "no checkpoint nope"),
+    ("quest add README.md", "no .jsonl file"), ("vault verify nope", "no checkpoint nope"),
 ])  # fmt: skip
 def test_what_is_mistyped_is_refused_before_it_is_noted(home, run, line, word):
     """With the arena down nobody else would ever say so."""

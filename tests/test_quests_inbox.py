@@ -254,6 +254,11 @@ def test_drop_copies_whole_and_never_overwrites(home, tmp_path):
     assert not [p for p in home.inbox.rglob(".*") if p.is_file()]
     with pytest.raises(board.BoardError, match="lane"):
         drop(home, source, "urgent")
+    for name in ("notes.txt", "rows.json", ".hidden.jsonl"):
+        other = source.with_name(name)
+        other.write_text("{}\n")
+        with pytest.raises(board.BoardError, match=f"{name} (is no .jsonl file.*convert|has a name.*rename)"):
+            drop(home, other)
 
 
 def test_trial_problems_never_pass(home, tables):

@@ -216,6 +216,9 @@ def test_refused_uploads_leave_nothing(home, client):
         answer = limited.post("/api/inbox", files={"file": ("a.jsonl", b"a")})
         assert answer.status_code == 507 and "must stay free" in answer.json()["detail"]
     assert client.post("/api/inbox", content=b"{}").status_code == 415
+    for name in ("a.json", "a.txt", "a.csv", "a.jsonl.gz", "jsonl"):
+        answer = client.post("/api/inbox", files={"file": (name, b"{}")})
+        assert answer.status_code == 422 and f"{name} is no .jsonl file" in answer.json()["detail"]
     assert client.post("/api/inbox?lane=urgent", files={"file": ("a.jsonl", b"a")}).status_code == 422
     assert client.post("/api/inbox", files={"lane": (None, "high")}).status_code == 422
     cut = b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\nhalf of'

@@ -151,6 +151,10 @@ def test_files_land_in_the_inbox_good_or_broken(realm, open_page):
     assert (realm.home.inbox / "high" / "good.jsonl").read_bytes() == good
     assert (realm.home.inbox / "high" / "broken.jsonl").read_bytes() == broken
     eventually(lambda: page.locator('.col-q[data-col="inbox"] .card').count() == 2)
+    page.set_input_files("#up-file", [{"name": "rows.csv", "mimeType": "text/csv", "buffer": b"a,b\n"}])
+    page.get_by_role("button", name="Send to the inbox").click()
+    eventually(lambda: "reads .jsonl files only" in page.locator("ul.upl li.bad").inner_text())
+    assert not list(realm.home.inbox.rglob("rows.csv"))
 
 
 def test_dropping_a_file_on_the_home_page(realm, open_page):

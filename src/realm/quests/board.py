@@ -23,6 +23,7 @@ from realm.settings import LANES, RealmHome
 quests = db.quests
 MAX_ATTEMPTS = 3
 WAITING = ("queued", "hold")
+QUEST_SUFFIX = ".jsonl"
 # From which states a person may send a quest where.
 RETRY_FROM = ("failed", "skipped", "refused", "done")
 _LANE_ORDER = sa.case({lane: rank for rank, lane in enumerate(LANES)}, value=quests.c.lane, else_=len(LANES))
@@ -146,7 +147,7 @@ def counts(connection: sa.Connection, home: RealmHome | None = None) -> dict[str
     found = {lane: n for lane, n in connection.execute(query)}
     numbers = {lane: int(found.get(lane, 0)) for lane in LANES}
     if home is not None:
-        numbers["inbox"] = sum(1 for _ in inbox_files(home))
+        numbers["inbox"] = sum(1 for _ in quest_files(home))
     return numbers
 
 
@@ -157,6 +158,24 @@ def inbox_files(home: RealmHome):
             for path in sorted(folder.iterdir()):
                 if path.is_file() and not is_partial(path.name):
                     yield lane, path
+
+
+def quest_files(home: RealmHome):
+    """The inbox files that the Cleric will read: (lane, path). Others are left alone, and told once as an alert."""
+    return ((lane, path) for lane, path in inbox_files(home) if is_quest_file(path.name))
+
+
+def is_quest_file(name: str) -> bool:
+    """Whether the inbox takes a file of this name."""
+    return name.lower().endswith(QUEST_SUFFIX) and not is_partial(name)
+
+
+def not_a_quest(name: str) -> str:
+    """What to say to whoever brings another file."""
+    if is_partial(name):
+        return f"{name} has a name of files that are still being written, which the inbox leaves alone; rename it"
+    return (f"{name} is no {QUEST_SUFFIX} file: the Cleric reads {QUEST_SUFFIX} files only, one JSON object per line; "
+            "convert it and bring it again")  # fmt: skip
 
 
 def is_partial(name: str) -> bool:

@@ -31,7 +31,7 @@ from realm.settings import LANES, RealmHome
 
 STABLE_S = 0.5
 UNFINISHED_S = 5.0  # for a file that does not end with a line end, or is empty: an upload that stalls
-SUFFIX = ".jsonl"
+SUFFIX = board.QUEST_SUFFIX
 
 # (source, target, quarantine, probe, name, seed) -> report; the Temple's gate, handed in by the arena.
 Gate = Callable[[Path, Path, Path, Path, str, int], dict[str, Any]]
@@ -47,9 +47,15 @@ class Taken:
 
 
 def drop(home: RealmHome, file: Path, lane: str = "normal") -> Path:
-    """Copy a file into the inbox so that it appears whole; a name that is taken gets a number. Returns its path."""
+    """Copy a file into the inbox so that it appears whole; a name that is taken gets a number. Returns its path.
+
+    Raises:
+        BoardError: no such lane, or a file that the inbox would not take.
+    """
     if lane not in LANES:
         raise BoardError(f"lane {lane!r} does not exist; use one of {', '.join(LANES)}")
+    if not board.is_quest_file(file.name):
+        raise BoardError(board.not_a_quest(file.name))
     folder = home.inbox / lane
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{file.name}.{os.getpid()}.part"

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from realm import db
+from realm.quests import board
 from realm.settings import LANES, RealmHome
 
 MAX_FIELD = 1000  # bytes of a plain form field
@@ -121,6 +122,8 @@ class _Form:
         if not raw:
             return  # an empty file chooser of a plain form
         self._name = safe_name(raw.decode("utf-8", "replace"))
+        if not board.is_quest_file(self._name):
+            raise UploadError(422, board.not_a_quest(self._name))
         folder = self.home.inbox / self.lane
         folder.mkdir(parents=True, exist_ok=True)
         known = limits(self.home)

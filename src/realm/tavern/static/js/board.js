@@ -73,6 +73,12 @@ export function upload(files, lane = document.getElementById('up-lane')?.value |
       shown.end();
       continue;
     }
+    if (!file.name.toLowerCase().endsWith('.jsonl')) {
+      // The realm would refuse it too, but only after the browser has begun to send it.
+      shown.say('refused: the Cleric reads .jsonl files only, one JSON object per line', true);
+      shown.end();
+      continue;
+    }
     queue.push({file, lane, shown});
     next();
     next();
