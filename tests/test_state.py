@@ -244,10 +244,12 @@ def test_board_has_every_quest_once(home, play, engine):
     play.arm()
     (home.inbox / "high" / "new.jsonl").write_text("{}\n")
     (home.inbox / "high" / ".part.jsonl").write_text("{}\n")
+    (home.inbox / "notes.txt").write_text("not for the Cleric")
     with db.read(engine) as connection:
         found = queries.quests(connection, home)
     assert [q["name"] for q in found["waiting"]] == ["first", "held"]
     assert len(found["training"]) == 1 and {q["state"] for q in found["ended"]} == {"done", "refused"}
+    # notes.txt is left alone by the Cleric: it does not wait for anything.
     assert found["inbox"] == [{"name": "new.jsonl", "lane": "high", "bytes": 3}]
     assert found["counts"] == {"high": 1, "normal": 0, "low": 0, "inbox": 1}
     json.dumps(found)
@@ -261,5 +263,11 @@ def test_skills_tell_trials_and_retention(play, engine):
         (skill,) = queries.skills(connection, play.campaign)
     assert (skill["mastered_level"], skill["training_level"], skill["max_level"]) == (1, 2, 30)
     assert skill["retention"] == [{"level": 1, "verdict": "regression", "quests_ago": 0}]
-    assert [t["kind"] for t in skill["trials"]] == ["retention", "promotion"]
+    assert skill["trials"] == [], "nothing was examined at the training level yet"
+    own = play.trial(2, 300, 400, checkpoint, closed=True, verdict="fail")
+    for _ in range(9):
+        play.trial(1, 190, 193, checkpoint, closed=True, kind="retention", verdict="held")
+    with db.read(engine) as connection:
+        (skill,) = queries.skills(connection, play.campaign)
+    assert [t["id"] for t in skill["trials"]] == [own] and skill["accuracy"] == 0.75 and skill["n"] == 400
     assert skill["levels"][0]["distinct"] == 193

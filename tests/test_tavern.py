@@ -151,6 +151,19 @@ def test_guild_says_closed_and_shows_the_interval(client, play):
     assert "60 of 100" in text and "50% to 69%" in text and "Mastered when 90 % of the whole table is right." in text
 
 
+def test_guild_card_and_api_agree_on_the_training_level(client, play):
+    """However many retention trials came since: the card shows the trial whose accuracy the API tells."""
+    checkpoint = play.won_battle()
+    play.arm()
+    play.trial(2, 300, 400, checkpoint, closed=True, verdict="fail")
+    for _ in range(9):
+        play.trial(1, 190, 193, checkpoint, closed=True, kind="retention", verdict="held")
+    assert client.get("/api/state").json()["skills"]["bin"]["accuracy"] == 0.75
+    page = client.get("/guild").text
+    card = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page[page.index('id="sk-bin"'):page.index('id="g-tr"')]))
+    assert "300 of 400" in card and "not yet examined" not in card and "193" not in card
+
+
 def test_open_level_says_how_many_would_pass(client, play):
     checkpoint = play.won_battle()
     play.level_up(2, play.trial(2, 723, 723, checkpoint, closed=True), closed=True)

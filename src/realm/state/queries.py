@@ -49,7 +49,7 @@ def quests(connection: sa.Connection, home: RealmHome) -> dict[str, Any]:
 
 
 def _files(home: RealmHome) -> Iterator[tuple[str, Any]]:
-    for lane, path in board.inbox_files(home):
+    for lane, path in board.quest_files(home):
         if path.is_file():  # the Cleric may take it at any moment
             yield lane, path
 
@@ -166,7 +166,7 @@ def trial_fact(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def trials(
     connection: sa.Connection, campaign_id: str | None, skill: str | None = None, limit: int = 50,
-    battle_id: str | None = None, kinds: Sequence[str] = (),
+    battle_id: str | None = None, kinds: Sequence[str] = (), level: int | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The newest trials first."""
     table = db.trials
@@ -177,6 +177,8 @@ def trials(
         query = query.where(table.c.battle_id == battle_id)
     if kinds:
         query = query.where(table.c.kind.in_(kinds))
+    if level is not None:
+        query = query.where(table.c.level == level)
     query = query.order_by(table.c.started_at.desc(), table.c.id.desc()).limit(max(1, min(limit, LOG_MAX)))
     return [trial_fact(row) for row in connection.execute(query).mappings()]
 
@@ -195,7 +197,8 @@ def skills(connection: sa.Connection, campaign_id: str | None) -> list[dict[str,
 
 def _skill(connection: sa.Connection, campaign_id: str | None, skill: Skill, at: progress.SkillProgress) -> dict:
     checks = [c for c in progress.retention_checks(connection, campaign_id or "") if c.skill == skill.id]
-    recent = trials(connection, campaign_id, skill.id, 8, kinds=progress.TRIAL_KINDS)
+    # Of the training level alone: retention trials of the levels below would push it out, and mix two curves in one.
+    recent = trials(connection, campaign_id, skill.id, 8, kinds=progress.TRIAL_KINDS, level=at.training_level)
     names = ("level", "name", "description", "closed", "distinct")
     return {
         "id": skill.id, "name": skill.name, "description": skill.description, "version": skill.version,

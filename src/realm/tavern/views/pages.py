@@ -44,8 +44,7 @@ def guild(connection: sa.Connection, f: Facts) -> dict[str, Any]:
 
 def _card(connection: sa.Connection, f: Facts, skill: dict[str, Any]) -> dict[str, Any]:
     training = skill["training_level"]
-    here = [t for t in skill["trials"] if t["level"] == training]
-    last = here[0] if here else None
+    last = skill["trials"][0] if skill["trials"] else None
     info = skill["levels"][training - 1]
     marks = LANDMARKS.get(skill["id"], ())
     bad = {c["level"] for c in skill["retention"] if c["verdict"] in ("regression", "lost")}
