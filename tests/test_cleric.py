@@ -202,6 +202,36 @@ def test_trial_and_probe_problems_are_filtered_out_of_any_format(tmp_path):
     assert "belongs to the trial split of bin" in json.dumps(report["reasons"])
 
 
+DRESSED = {
+    "text": lambda p, g: {"text": f"{p}\n{g}"},
+    "alpaca input": lambda p, g: {"instruction": "Solve.", "input": p, "output": g},
+    "system": lambda p, g: {"messages": [{"role": "system", "content": p}, *chat("Go.", g)["messages"]]},
+    "sentence before": lambda p, g: chat(f"Please solve this for me.\n{p}", g),
+    "sentence on the line": lambda p, g: chat(f"Please solve this: {p}", g),
+    "numbered": lambda p, g: chat(f"Exercises:\n\n12) {p}.\n\nThank you.", g),
+    "markup": lambda p, g: chat("Question:\n" + "".join(f"> **{line}**\n" for line in p.split("\n")), g),
+    "answer turn": lambda p, g: chat("Make an exercise.", f"Here it is:\n{p}\nAnswer:\n{g}"),
+    "sharegpt": lambda p, g: {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yes"},
+                                                {"from": "human", "value": f"Next one:\n{p}"},
+                                                {"from": "gpt", "value": g}]},
+    "pair": lambda p, g: {"prompt": f"Solve.\n{p}", "chosen": g, "rejected": "I do not know"},
+    "pair of chats": lambda p, g: {"prompt": [{"role": "user", "content": p}],
+                                   "chosen": [{"role": "assistant", "content": g}],
+                                   "rejected": [{"role": "assistant", "content": "no"}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dress", DRESSED.values(), ids=DRESSED)
+def test_a_held_out_problem_passes_in_no_dress(tmp_path, dress):
+    """Contracts B1: trial problems are dropped from any file; those of training pass in the same dress."""
+    problems = {split: BIN.generate(8, 30, 4, split) for split in ("train", "trial", "probe")}
+    assert {p.extra["symbol_key"] for p in problems["trial"]} == {True, False}, "with and without a header line"
+    rows = [dress(p.prompt, p.golden) for part in problems.values() for p in part]
+    distinct = {s: len({p.prompt for p in part}) for s, part in problems.items()}
+    report, kept = run(tmp_path, rows, skills=[BIN])
+    assert report["rows"]["filtered"] == 60 and len(kept) == report["rows"]["out"] == distinct["train"]
+
+
 def test_closed_tables_may_be_trained_on(tmp_path):
     rows = [chat(p.prompt, p.golden, level=1) for p in BIN.table(1)]
     report, kept = run(tmp_path, rows, skills=[BIN])

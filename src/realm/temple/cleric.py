@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -95,6 +96,41 @@ class Rejection(Exception):
         self.fate, self.code, self.text = fate, code, text
 
 
+_SENTENCE = re.compile(r"[.!?:;,>)\]][\"'”»)]*\s+")  # behind it something new may begin
+_DRESS = " \t\"'`*>#|-•“”«»"  # around a problem in lists, quotations and markup
+
+
+def held_out(skill: Skill, text: str) -> str | None:
+    """The held-out split whose problem stands somewhere in a text, or None: as a whole, a line, two lines (a header and
+    its question), or behind an introduction on the same line."""
+    if (split := skill.split_of(text)) in HELD_OUT:
+        return split
+    before: list[str] = []
+    for line in text.splitlines():
+        if not line or line.isspace():
+            continue
+        parts = _endings(line)
+        for part in (*parts, *(f"{header}\n{parts[0]}" for header in before)):
+            if (split := skill.split_of(part)) in HELD_OUT:
+                return split
+        before = parts
+    return None
+
+
+def _endings(line: str) -> list[str]:
+    """The line without its dress, and what is left of it behind each sign that ends a clause."""
+    line = line.strip(_DRESS).rstrip(".")
+    return [line, *(line[sign.end() :].lstrip(_DRESS) for sign in _SENTENCE.finditer(line))]
+
+
+def _plain(value: str | list[Any]) -> str:
+    """The text of one side of a pair: a string, or messages."""
+    if isinstance(value, str):
+        return value
+    parts = [item.get("content") if isinstance(item, dict) else item for item in value]
+    return "\n".join(part if isinstance(part, str) else orjson.dumps(part).decode() for part in parts)
+
+
 class Gate:
     """The checks of one file, row by row; keeps hashes and sums, never rows."""
 
@@ -109,6 +145,7 @@ class Gate:
         self.answers: Counter[int] = Counter()
         self.turns = self.answer_chars = self.prompt_chars = 0
         self._seen = HashSet()
+        self._cleared: dict[str, str] = {}  # {skill: the last system turn that holds none of its held-out problems}
 
     def passes(self, row: Row) -> bytes:
         """The bytes to train on.
@@ -152,18 +189,24 @@ class Gate:
             value = row.value.get(key)
             if not isinstance(value, str | list) or not value or isinstance(value, str) and not value.strip():
                 raise Rejection("quarantined", "format", f"'{key}' must be a text or a list of messages, not empty")
-        texts = [orjson.dumps(row.value[k]).decode() for k in ("prompt", "chosen", "rejected")]
-        if texts[1] == texts[2]:
+        prompt, chosen, rejected = (_plain(row.value[key]) for key in ("prompt", "chosen", "rejected"))
+        if chosen == rejected:
             raise Rejection("quarantined", "format", "chosen and rejected are the same")
-        prompt = row.value["prompt"]
-        return row.raw, [{"role": "user", "content": prompt if isinstance(prompt, str) else texts[0]},
-                         {"role": "assistant", "content": "\n".join(texts[1:])}]  # fmt: skip
+        return row.raw, [{"role": "user", "content": prompt}, {"role": "assistant", "content": chosen},
+                         {"role": "assistant", "content": rejected}]  # fmt: skip
 
     def _drop_held_out(self, messages: list[dict[str, str]]) -> None:
+        """No turn may hold a held-out problem, whoever speaks and whatever stands around it (contracts B1)."""
         for skill in self.skills:
             for message in messages:
-                if message["role"] == "user" and (split := skill.split_of(message["content"])) in HELD_OUT:
+                text = message["content"]
+                if message["role"] == "system" and text == self._cleared.get(skill.id):
+                    continue  # most files repeat one system turn in every row
+                split = held_out(skill, text)
+                if split:
                     raise Rejection("filtered", f"{split}_split", f"belongs to the {split} split of {skill.id}")
+                if message["role"] == "system":
+                    self._cleared[skill.id] = text
 
     def _measure(self, messages: list[dict[str, str]]) -> None:
         if self.tokens is not None:
