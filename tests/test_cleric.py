@@ -183,6 +183,25 @@ def test_a_template_that_refuses_a_row_is_a_reason_not_a_crash(home):
     assert found.value.code == "template"
 
 
+def test_rows_are_counted_as_the_battle_renders_them(tmp_path):
+    """Qwen3's template makes a row of every assistant turn; the steps of a quest are counted by these."""
+    from hero_kit import tokenizer, trl_template
+
+    from realm.heroes import chat as chats
+
+    pytest.importorskip("trl")
+    real = tokenizer(template=trl_template("qwen3"))
+    rows = [{"messages": [m for turn in range(3) for m in chat(f"q{n} {turn}", f"a{n} {turn}")["messages"]]}
+            for n in range(120)] + [chat(f"single {n}", "x") for n in range(80)]  # fmt: skip
+    counter = TokenCounter(real, "stand-in", 2048, False)
+    report, kept = run(tmp_path, rows, tokens=counter)
+    made, dropped = chats.render_rows([k["messages"] for k in kept], real, max_length=2048)
+    assert not dropped and report["rows"]["rendered"] == len(made) > 1.5 * len(kept)
+    assert report["rows"]["probe"] >= 20 and report["rows"]["train"] == len(kept) == 200 - report["rows"]["probe"]
+    counted, _ = run(tmp_path, rows)
+    assert "rendered" not in counted["rows"], "without a tokenizer nobody knows"
+
+
 # --- held-out problems, probe -------------------------------------------------------------------------------------
 
 def test_trial_and_probe_problems_are_filtered_out_of_any_format(tmp_path):
@@ -254,6 +273,23 @@ def test_probe_is_held_out_once_and_never_trained(tmp_path):
     assert again["sha256"] == report["sha256"]
     other, _ = run(tmp_path, rows, seed=6)
     assert other["sha256"] != report["sha256"]
+
+
+@pytest.mark.parametrize("row", [
+    lambda n: {"text": f"Once upon a time there were {n} dragons."},
+    lambda n: {"instruction": "Tell a tale.", "output": f"Once upon a time there were {n} dragons."},
+])  # fmt: skip
+def test_plain_text_and_one_question_for_all_get_a_probe_too(tmp_path, row):
+    report, kept = run(tmp_path, [row(n) for n in range(400)])
+    held = [json.loads(x) for x in (tmp_path / "probe.jsonl").read_text().splitlines()]
+    assert len(held) == report["probe"]["rows"] == 20 and len(kept) == 380
+    answers = [{r["messages"][-1]["content"] for r in part} for part in (held, kept)]
+    assert not answers[0] & answers[1]
+
+
+def test_a_named_group_is_never_cut_for_want_of_questions(tmp_path):
+    report, _ = run(tmp_path, [chat("go on", f"part {n}", session_id="one") for n in range(400)])
+    assert report["probe"] is None
 
 
 def test_groups_stay_together_and_small_files_are_not_cut(tmp_path):

@@ -204,6 +204,8 @@ def test_battle_configuration(world, home):
     config = world.ask(plan.battle_config, world.campaign, profile, quest, trials)
     assert config["parent_checkpoint_id"] == parent and config["quest_start_step"] == 100
     assert config["steps"] == 16, "1,000 rows in steps of 64"
+    many = quest | {"report": {"rows": {"rendered": 3000}}}
+    assert plan.quest_steps(many, profile) == 47, "rows as rendered, where the Cleric counted them"
     assert config["data"] == {"path": "queue/low/x.jsonl", "sha256": "ab", "rows": 1000}
     assert config["floor"] == 0.0 and config["probe"] == {"path": "p", "rows": 20}
     assert config["hero"]["id"] == "pip" and config["seed"] == world.campaign["seed"]

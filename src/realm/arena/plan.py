@@ -219,10 +219,15 @@ def single_trial(
 
 
 def quest_steps(quest: Mapping[str, Any], profile: HeroProfile) -> int:
-    """Optimizer steps of a quest: its own number, else `epochs` passes over its rows."""
+    """Optimizer steps of a quest: its own number, else `epochs` passes over the rows that the battle makes of its file.
+
+    Those are more than the file's where the hero's template makes a row of every assistant turn; the Cleric counted
+    them. Without a count (no tokenizer at hand) the file's rows are taken.
+    """
     if quest["steps"]:
         return int(quest["steps"])
-    return max(1, math.ceil(quest["rows"] * profile.epochs / profile.rows_per_step))
+    rows = ((quest["report"] or {}).get("rows") or {}).get("rendered") or quest["rows"]
+    return max(1, math.ceil(rows * profile.epochs / profile.rows_per_step))
 
 
 def quest_start(

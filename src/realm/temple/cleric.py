@@ -5,7 +5,7 @@ hero's own tokenizer: the row also renders to token ids and loss mask within the
 will do it. At both levels problems of a skill's trial or probe split are taken out of any file, and exact duplicates.
 
 Each row ends in exactly one of out / filtered / duplicate / quarantined; the counts balance or nothing is written.
-Rows that need no change are copied byte for byte. Memory is flat: about 35 bytes per row for hashes.
+Rows that need no change are copied byte for byte. Memory is flat: about 45 bytes per row for hashes.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ class Gate:
         self.formats: Counter[str] = Counter()
         self.skill_rows: Counter[str] = Counter()
         self.levels: Counter[str] = Counter()
-        self.lengths = array("I")
+        self.lengths = array("I")  # tokens of each row
+        self.rendered = array("H")  # rows that the battle makes of each row
         self.answers: Counter[int] = Counter()
         self.turns = self.answer_chars = self.prompt_chars = 0
         self._seen = HashSet()
@@ -211,9 +212,11 @@ class Gate:
     def _measure(self, messages: list[dict[str, str]]) -> None:
         if self.tokens is not None:
             try:
-                self.lengths.append(self.tokens.count(messages))
+                lengths = self.tokens.lengths(messages)
             except RenderError as error:
                 raise Rejection("quarantined", error.code, str(error)) from error
+            self.lengths.append(sum(lengths))
+            self.rendered.append(min(len(lengths), 65535))
         answer = messages[-1]["content"]
         self.turns += len(messages)
         self.answer_chars += len(answer)
@@ -252,7 +255,7 @@ def examine(
     """
     gate, counts, found = Gate(skills, tokens), Counts(), _Findings()
     staging = target.with_name(f".{target.name}.staging.part")
-    groups = array("Q")
+    groups, finer = array("Q"), array("Q")
     with AtomicWriter(staging) as out, Quarantine(quarantine) as bad:
 
         def on_bad(row: BadRow) -> None:
@@ -269,22 +272,29 @@ def examine(
             else:
                 counts.out += 1
                 out.write_raw(raw)
-                groups.append(_group(raw, seed))
+                for hashes, value in zip((groups, finer), _group(raw, seed), strict=True):
+                    hashes.append(value)
         counts.check()
     report = _report(gate, counts, found, tokens_missing)
     report["file"], report["quarantine_rows"] = name, bad.count
     if report["verdict"] == "refused":
         staging.unlink()
         return report
-    held = 0
+    chosen: set[int] = set()
     if probe is not None and gate.school == "scribe" and report["skill"] is None:
-        held = _hold_out(staging, target, probe, groups)
+        groups = finer if min(groups) == max(groups) else groups
+        chosen = choose_groups(groups)
+    held = _hold_out(staging, target, probe, groups, chosen) if chosen else 0
     if held:
         report["probe"], report["rows"]["probe"] = {"path": str(probe), "rows": held}, held
         staging.unlink()
     else:
         os.replace(staging, target)
     report["rows"]["train"] = counts.out - held
+    if gate.rendered:
+        # Steps are counted by these: a template may make one row of every assistant turn.
+        report["rows"]["rendered"] = sum(n for n, group in zip(gate.rendered, groups, strict=True)
+                                         if group not in chosen)  # fmt: skip
     report["sha256"], report["bytes"] = file_sha256(target), target.stat().st_size
     return report
 
@@ -298,14 +308,18 @@ def _count(counts: Counts, fate: str) -> None:
         counts.quarantined += 1
 
 
-def _group(raw: bytes, seed: int) -> int:
-    """Hash of what must stay on one side of the hold-out: a named group, else the first question."""
+def _group(raw: bytes, seed: int) -> tuple[int, int]:
+    """Hashes of what must stay on one side of the hold-out: a named group, else the first question; and a finer one
+    for files whose questions are all the same. A row without a question (plain text) is a group of its own."""
     value = orjson.loads(raw)
-    key = next((f"{k}={value[k]}" for k in GROUP_KEYS if value.get(k)), None)
+    key = whole = next((f"{k}={value[k]}" for k in GROUP_KEYS if value.get(k)), None)
     if key is None:
         turns = value.get("messages") or []
         key = " ".join(next((m["content"] for m in turns if m["role"] == "user"), "").casefold().split())
-    return int.from_bytes(hashlib.blake2b(f"{seed}\x1f{key}".encode(), digest_size=8).digest(), "big")
+        whole = "\x1f".join(" ".join(m["content"].casefold().split()) for m in turns)
+        key = key or whole
+    keyed = [hashlib.blake2b(f"{seed}\x1f{text}".encode(), digest_size=8).digest() for text in (key, whole)]
+    return int.from_bytes(keyed[0], "big"), int.from_bytes(keyed[1], "big")
 
 
 def choose_groups(groups: Sequence[int]) -> set[int]:
@@ -328,10 +342,7 @@ def choose_groups(groups: Sequence[int]) -> set[int]:
     return chosen if held >= PROBE_MIN else set()
 
 
-def _hold_out(staging: Path, target: Path, probe: Path, groups: array) -> int:
-    chosen = choose_groups(groups)
-    if not chosen:
-        return 0
+def _hold_out(staging: Path, target: Path, probe: Path, groups: array, chosen: set[int]) -> int:
     with AtomicWriter(probe) as held, AtomicWriter(target) as kept, open(staging, "rb") as rows:
         for group, line in zip(groups, rows, strict=True):
             (held if group in chosen else kept).write_raw(line.rstrip(b"\n"))

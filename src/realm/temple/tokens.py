@@ -117,7 +117,11 @@ class TokenCounter:
         self.tokenizer, self.name, self.max_length, self.thinking = tokenizer, name, max_length, thinking
 
     def count(self, messages: list[dict[str, str]]) -> int:
-        """Tokens of the row (the sum when it is trained turn by turn).
+        """Tokens of the row (the sum when it is trained turn by turn); raises as `lengths` does."""
+        return sum(self.lengths(messages))
+
+    def lengths(self, messages: list[dict[str, str]]) -> list[int]:
+        """Tokens of each row that the battle makes of this one: one, or one per assistant turn (see `render_turns`).
 
         Raises:
             RenderError: the row cannot be trained on by this hero; over-long rows have code "too_long".
@@ -126,7 +130,7 @@ class TokenCounter:
             rows = chat.render_turns(messages, self.tokenizer, max_length=self.max_length, thinking=self.thinking)
         except jinja2.TemplateError as error:
             raise chat.RenderError("template", f"the hero's chat template refuses the row: {error}") from error
-        return sum(len(row.ids) for row in rows)
+        return [len(row.ids) for row in rows]
 
 
 def token_counter(profile: HeroProfile, home: RealmHome) -> TokenCounter:
