@@ -194,6 +194,28 @@ def test_a_refused_order_says_why_at_the_button(realm, open_page):
     assert "no room for a checkpoint" in said.inner_text(), "the reason stays until the next order"
 
 
+def test_no_step_for_five_seconds_is_late(realm, open_page):
+    """The machine's samples still come, so the line is good; it is the battle that is silent."""
+    fighting(realm.play)
+    page = open_page()
+    realm.play.train(3)
+    eventually(lambda: text(page, "step") == "63")
+    assert page.locator("#conn-t").inner_text() == "Live"
+    page.wait_for_selector("html[data-conn=late]", state="attached", timeout=20_000)
+    silent, told = page.evaluate("import('/static/js/line.js').then(m => [m.status.newsAt, m.toldAt])")
+    assert silent - told > 2000, "samples came while no step did"
+    assert page.locator("#conn-t").inner_text() == "Late"
+    assert re.fullmatch(r"no news for \d+s", page.locator("#conn-d").inner_text())
+    before = text(page, "eta")
+    page.wait_for_timeout(2200)
+    assert page.locator("html").get_attribute("data-conn") == "late" and text(page, "eta") == before
+    assert page.locator("#lost").count() == 0, "the line itself is there"
+    realm.play.train(4)
+    page.wait_for_selector("html[data-conn=live]", state="attached")
+    eventually(lambda: text(page, "step") == "67")
+    assert page.locator("#conn-t").inner_text() == "Live"
+
+
 def test_lost_line_and_back(realm, open_page):
     """Reconnecting, with the age of the numbers and orders off; Live again after return (ux A4 but its seconds)."""
     fighting(realm.play)

@@ -20,6 +20,9 @@ export const calm = () => root.dataset.motion === 'calm';
 let send = () => {};
 export const retry = () => send({type: 'retry'});
 export let status = {conn: 'connecting', newsAt: Date.now()};
+// When the realm last told something of its own: a tick or a durable event. The machine's samples come every 2 s whether
+// anybody trains or not, so they keep the line alive (newsAt) but are no news of the battle.
+export let toldAt = Date.now();
 
 export function panel(name) {
   document.body.dispatchEvent(new CustomEvent(`realm:${name}`));
@@ -32,6 +35,7 @@ export function release() {
 
 function hear(message) {
   if (message.type === 'status') {
+    if (message.conn === 'live' && status.conn !== 'live') toldAt = Date.now(); // a new line gets its five seconds too
     status = message;
     listeners.status.forEach(fn => fn(message));
   } else if (message.type === 'resync') {
@@ -39,6 +43,7 @@ function hear(message) {
     listeners.resync.forEach(fn => fn());
   } else if (message.type === 'frame') {
     status.newsAt = Date.now();
+    if (message.kind !== 'forge' && message.kind !== 'shown') toldAt = Date.now();
     if (message.kind === 'tick' || message.kind === 'forge') {
       listeners[message.kind].forEach(fn => fn(message.data));
       return;

@@ -1,9 +1,10 @@
 // The frame: line pill and lost bar, toggles, keys, dialogs, toasts, clock, the log's Hold.
-import {calm, on, panel, release, retry, status} from './line.js';
+import {calm, on, panel, release, retry, status, toldAt} from './line.js';
 import {choose} from './board.js';
 import {title} from './live.js';
 import {duration, group, pace} from './words.js';
 
+const LATE_MS = 5000;
 const root = document.documentElement;
 const $ = id => document.getElementById(id);
 const store = (key, value) => {
@@ -17,14 +18,15 @@ const clockText = t => new Date(t).toLocaleTimeString('en-GB', {hour12: false});
 
 // --- line ---------------------------------------------------------------------------------------------------------
 let speed = '';
+let stepMs = 0; // a hero whose steps take longer than LATE_MS is slow, not late
 let shownConn = '';
 
 function pill() {
   const fighting = Boolean(document.querySelector('[data-battle-state=training]'));
-  const stale = status.conn === 'live' && fighting && Date.now() - status.newsAt > 5000;
+  const stale = status.conn === 'live' && fighting && Date.now() - toldAt > Math.max(LATE_MS, 2 * stepMs);
   const conn = stale ? 'late' : status.conn;
   const words = {live: 'Live', late: 'Late', reconnecting: 'Reconnecting', offline: 'Offline', connecting: 'Connecting'}[conn];
-  const age = duration((Date.now() - status.newsAt) / 1000);
+  const age = duration((Date.now() - (stale ? toldAt : status.newsAt)) / 1000);
   const detail = {live: fighting && speed ? speed : '', late: `no news for ${age}`, reconnecting: `last news ${clockText(status.newsAt)}`,
     offline: `last news ${clockText(status.newsAt)}`, connecting: ''}[conn];
   if (root.dataset.conn !== conn) root.dataset.conn = conn;
@@ -232,7 +234,10 @@ function clicks(event) {
 
 export function start() {
   on('status', pill);
-  on('tick', tick => { speed = `${pace(1 / tick.step_s)} steps/s`; });
+  on('tick', tick => {
+    speed = `${pace(1 / tick.step_s)} steps/s`;
+    stepMs = 1000 * tick.step_s;
+  });
   on('event', event => {
     deeds(event);
     if (event.kind !== 'queue' && (holding || scrolled())) {
