@@ -1,0 +1,3 @@
+"""The same names as `afs.training.rebalancer`."""
+
+from afs.training.rebalancer import *  # noqa: F403
