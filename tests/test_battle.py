@@ -215,7 +215,16 @@ def test_data_that_is_not_what_was_checked_is_refused(home, engine, break_it, co
     row = kit.serve_here(home, engine, kit.order_battle(engine, profile, ids, data=a, steps=2))
     assert row["state"] == "failed" and says in row["error"]
     [alert] = told(engine, "alert")
-    assert alert["code"] == code and alert["why"] == row["error"] and alert["action"]["kind"] == "quest.retry"
+    assert alert["code"] == code and alert["why"] == row["error"] and alert["fix"]
+    assert "action" not in alert, "the arena tries again by itself; only its last word offers a retry"
+
+
+def test_a_missing_probe_fails_the_battle_instead_of_proving_nothing(home, engine):
+    profile, ids, a = one_quest(home, engine)
+    facts = {"path": "queue/probes/gone.jsonl", "rows": 20}
+    row = kit.serve_here(home, engine, kit.order_battle(engine, profile, ids, data=a, steps=2, probe=facts))
+    assert row["state"] == "failed" and "gone.jsonl is missing, the held-out rows" in row["error"]
+    assert [e["code"] for e in told(engine, "alert")] == ["data_missing"]
 
 
 def test_rows_too_long_are_left_out_with_a_word_and_none_is_cut(home, engine):
@@ -281,6 +290,45 @@ def test_full_disk_waits_for_space_with_the_run_in_memory(home, engine, monkeypa
     assert [row[0] for row in kit.curve(engine, ids["run_id"])] == [1, 2, 3, 4]
 
 
+def limit_pages(engine, more: int | None) -> None:
+    """Let SQLite say "database or disk is full" after `more` pages; None: no limit any more."""
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {2**30 if more is None else pages + more}")
+
+
+def test_a_full_database_waits_for_space_like_a_full_vault(home, engine, monkeypatch):
+    from realm.arena import battle, pulse
+
+    profile, ids, a = one_quest(home, engine, training_defaults={"save_steps": 20})
+    worker = battle.Worker(home, "W")
+    monkeypatch.setattr(pulse, "FLUSH_S", 0.0)
+    real, waits = pulse.Pulse.step, []
+
+    def step(self, facts):
+        if facts.step == 2:
+            limit_pages(worker.engine, 1)
+        return real(self, facts)
+
+    def sleep(_seconds):
+        waits.append(kit.battle_row(engine, order)["state"])
+        if len(waits) == 3:
+            limit_pages(worker.engine, None)
+
+    monkeypatch.setattr(pulse.Pulse, "step", step)
+    monkeypatch.setattr(battle.time, "sleep", sleep)
+    order = kit.order_battle(engine, profile, ids, data=a, steps=60, trials=[bin_trial()])
+    worker.serve(dict(kit.battle_row(engine, order)))
+    worker.orders.close()
+    worker.engine.dispose()
+    row = kit.battle_row(engine, order)
+    assert (row["state"], row["outcome"], row["step"]) == ("done", "trained", 60), row["error"]
+    assert len(waits) == 3 and set(waits) == {"training"}, "it waited, and could not even say so"
+    assert [point[0] for point in kit.curve(engine, ids["run_id"])] == list(range(1, 61)), "no step's row is lost"
+    assert [e["code"] for e in told(engine, "alert")] == ["disk_full"], "told once there was room"
+    assert [e["state"] for e in told(engine, "battle")][-2:] == ["trial", "done"] and trial_rows(engine)
+
+
 def test_full_disk_and_a_stop_fails_with_the_reason_and_keeps_the_older(home, engine, monkeypatch):
     from realm.arena import battle
     from realm.vault import checkpoints
@@ -337,6 +385,46 @@ def test_trial_without_training_examines_base_weights_as_a_checkpoint(home, engi
     again = kit.order_battle(engine, profile, ids, trials=[bin_trial(seed=2)], parent=checkpoint["id"])
     assert kit.serve_here(home, engine, again)["checkpoint_id"] == checkpoint["id"]
     assert kit.curve(engine, ids["run_id"]) == []
+
+
+def test_a_long_trial_gives_signs_of_life(home, engine, monkeypatch):
+    from realm.arena import pulse
+
+    profile, ids, a = one_quest(home, engine)
+    monkeypatch.setattr(pulse, "BEAT_S", 0.0)
+    monkeypatch.setattr(pulse, "POLL_S", 0.0)
+    clock = iter(range(0, 10**9, 60))
+    monkeypatch.setattr(pulse.db, "now", lambda: float(next(clock)))
+    real, phases = pulse.Pulse.flush, []
+
+    def watching(self, *states, **columns):
+        done = real(self, *states, **columns)
+        phases.append(kit.battle_row(engine, order)["phase"])
+        return done
+
+    order = kit.order_battle(engine, profile, ids, data=a, steps=1, trials=[bin_trial(1)])
+    monkeypatch.setattr(pulse.Pulse, "flush", watching)
+    assert kit.serve_here(home, engine, order)["outcome"] == "trained"
+    beats = [p for p in phases if p and p.startswith("retention trial of bin level 1 (")]
+    assert len(set(beats)) > 3, "each is another one, so the arena sees that it goes on"
+
+
+def test_the_champion_that_keeps_its_resume_state_is_this_campaigns(home, engine):
+    from realm import events
+    from realm.arena import battle
+    from realm.guild import campaigns
+
+    profile, ids, a = one_quest(home, engine, training_defaults={"save_steps": 2})
+    with db.write(engine) as connection:
+        campaigns.set_value(connection, f"champion:{ids['campaign_id']}", "MINE")
+        campaigns.set_value(connection, "champion:ANOTHER", "THEIRS")
+        events.emit(connection, "champion", "Another hero's.", "deed", checkpoint_id="THEIRS", step=1, total_level=1,
+                    accuracy=1.0)  # fmt: skip
+    worker = battle.Worker(home, "W")
+    order = kit.order_battle(engine, profile, ids, data=a, steps=2)
+    assert battle._Battle(worker, dict(kit.battle_row(engine, order)))._protected() == {"MINE"}
+    worker.orders.close()
+    worker.engine.dispose()
 
 
 def test_stop_during_trials_keeps_what_is_finished(home, engine, monkeypatch):

@@ -21,6 +21,7 @@ from realm.guild.skills import get_skill
 from realm.quests import idle
 from realm.temple.blessing import recompute
 from realm.temple.ledger import audit
+from realm.vault import checkpoints
 from realm.vault.champion import champion
 
 
@@ -246,6 +247,26 @@ def test_a_child_that_stalls_is_ended(home, tables):
         first = loop.child.process
         wait_for(done_quests(tables, 1))
         assert first.poll() is not None
+    assert "no sign of life" in tables.battles()[0]["error"]
+
+
+def test_a_child_that_waits_for_space_is_not_taken_for_dead(home, tables, monkeypatch):
+    home = tiny_home(home, battles=["stall"])
+    full = [True]
+    real = checkpoints.check_space
+
+    def space(*arguments):
+        if full:
+            raise checkpoints.CheckpointError("disk_full", "the disk is full")
+        return real(*arguments)
+
+    monkeypatch.setattr(checkpoints, "check_space", space)
+    with running(home, stall_s=0.5):
+        wait_for(lambda: tables.battles())
+        time.sleep(2.5)
+        assert tables.battles()[0]["state"] == "arming", "five times as long as a child may be silent"
+        full.clear()
+        wait_for(lambda: tables.battles()[0]["state"] == "failed")
     assert "no sign of life" in tables.battles()[0]["error"]
 
 

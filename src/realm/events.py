@@ -35,7 +35,7 @@ KINDS: dict[str, str] = {
     "crit": "battle_id, step, hit, loss",
     "command": "command_id, kind, state, result",
     "campaign": "campaign_id, state, name",
-    "alert": "alert_id, code, what, why, fix, action?",
+    "alert": "alert_id, code, what, why, fix, action?: {kind, payload} of the command that mends it",
     "incident": "code, what, evidence",
     "service": "service, state, detail",
     "mode": "mode: train|rest, reason",

@@ -17,15 +17,18 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from realm import db, events
+from realm import db
 from realm.arena import trial
 from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
+from realm.guild import campaigns
 from realm.guild.skills import get_skill
 from realm.guild.strain import StrainTracker
 from realm.heroes.profile import HeroProfile, ProfileError, parse_profile, weights_folder
@@ -180,12 +183,23 @@ class _Battle:
             step, checkpoint = self._last_good
             text += f". Last good checkpoint: {checkpoint or 'the base weights'} at step {step:,}"
         log.error("battle %s failed: %s", self.row["id"], text)
-        with db.write(self.engine) as connection:
-            fix = "Read the reason, put it right, then retry the quest."
-            events.emit(connection, "alert", text, "trouble", alert_id=f"battle:{self.row['id']}", code=code,
-                        what="training a quest" if self.row["quest_id"] else "holding a trial", why=text, fix=fix,
-                        action={"kind": "quest.retry", "quest_id": self.row["quest_id"]})  # fmt: skip
+        fix = "Read the reason and put it right; "
+        fix += "the quest is tried three times." if self.row["quest_id"] else "then ask for the trial again."
+        self.pulse.note("alert", text, "trouble", alert_id=f"battle:{self.row['id']}", code=code, why=text, fix=fix,
+                        what="training a quest" if self.row["quest_id"] else "holding a trial")  # fmt: skip
         self.pulse.enter("failed", outcome="failed", ended_at=db.now(), error=text, phase=None)
+
+    def _write(self, work: Callable[[sa.Connection], Any]) -> Any:
+        """One transaction; on a full disk it waits for space, with everything that was reached in memory."""
+        while True:
+            try:
+                with db.write(self.engine) as connection:
+                    return work(connection)
+            except sa.exc.OperationalError as error:
+                if not checkpoints.disk_full(error) or self.worker.orders.leaving:
+                    raise
+                log.error("the disk is full: waiting for space")
+                time.sleep(DISK_RETRY_S)
 
     # --- arming ---
 
@@ -259,9 +273,8 @@ class _Battle:
             codes = sorted({code for _, code, _ in dropped})
             text = (f"{path}: {len(dropped)} of {len(conversations)} rows left out ({', '.join(codes)}); "
                     f"row {dropped[0][0] + 1}: {dropped[0][2]}")  # fmt: skip
-            with db.write(self.engine) as connection:
-                events.emit(connection, "alert", text, "trouble", alert_id=f"dropped:{self.row['id']}",
-                            code="rows_dropped", what="rendering a quest", why=text,
+            self.pulse.note("alert", text, "trouble", alert_id=f"dropped:{self.row['id']}", code="rows_dropped",
+                            what="rendering a quest", why=text,
                             fix="Shorten or mend these rows; the others are trained on.")  # fmt: skip
         return rows
 
@@ -271,8 +284,10 @@ class _Battle:
         from realm.heroes import chat
 
         path = self.home.root / self.config["probe"]["path"]
-        lines = path.read_bytes().splitlines() if path.is_file() else []
-        conversations = [json.loads(line)["messages"] for line in lines if line.strip()]
+        if not path.is_file():
+            raise BattleFailed("data_missing", f"{path} is missing, the held-out rows that prove this quest; put it "
+                               "back, or drop the file into the inbox again")  # fmt: skip
+        conversations = [json.loads(line)["messages"] for line in path.read_bytes().splitlines() if line.strip()]
         hero = self.worker.held.hero
         rows, _ = chat.render_rows(conversations, hero.tokenizer, max_length=self.profile.training_defaults.max_length,
                                    thinking=self.profile.chat.thinking)  # fmt: skip
@@ -319,43 +334,48 @@ class _Battle:
         if reasons:
             held.optimizer = scribe.OptimizerState()
         text = "Optimizer state begins anew: " + "; ".join(reasons) if reasons else "Optimizer state carried over"
-        with db.write(self.engine) as connection:
-            events.emit(connection, "optimizer", text + ".", "info", battle_id=self.row["id"], reset=bool(reasons),
+        self.pulse.note("optimizer", text + ".", "info", battle_id=self.row["id"], reset=bool(reasons),
                         reason="; ".join(reasons) or "same school family, physics and parameters")  # fmt: skip
+        self.pulse.flush()
 
     def _begin(self) -> None:
         """Into training; rows of an earlier attempt beyond the checkpoint go in the same transaction."""
-        quest, row = self.quest, self.row
-        with db.write(self.engine) as connection:
-            table = db.metrics
-            connection.execute(
-                sa.delete(table).where(table.c.run_id == row["run_id"], table.c.step > quest.start_step)
-            )
+        quest, row, table = self.quest, self.row, db.metrics
+        beyond = sa.delete(table).where(table.c.run_id == row["run_id"], table.c.step > quest.start_step)
+
+        def begin(connection: sa.Connection) -> None:
+            connection.execute(beyond)
             self.pulse.begin(connection, phase=None, start_step=quest.start_step, step=quest.start_step,
                              total_steps=quest.steps, loss_before=self.loss_before)  # fmt: skip
 
+        self._write(begin)
+
     def _save_now(self, why: str) -> str:
         """Checkpoint of the present step; returns its id. On a full disk it waits for space with the run in memory."""
-        self.pulse.flush()
         told = False
         while True:
             try:
-                return self._save(why)
-            except CheckpointError as error:
-                if error.code != "disk_full" or self.pulse.leaving():
+                # The steps first: a checkpoint must not be ahead of the rows that say whose steps it holds.
+                if self.pulse.flush():
+                    return self._save(why)
+                full = CheckpointError("disk_full", f"{self.home.database}: the disk is full; free some space")
+            except (CheckpointError, sa.exc.OperationalError) as error:
+                if getattr(error, "code", "") != "disk_full" and not checkpoints.disk_full(error):
                     raise
-                if not told:
-                    told = True
-                    self._tell_disk_full(str(error))
-                time.sleep(DISK_RETRY_S)
+                full = error
+            if self.pulse.leaving():
+                raise full
+            if not told:
+                told = True
+                self._tell_disk_full(str(full))
+            time.sleep(DISK_RETRY_S)
 
     def _tell_disk_full(self, text: str) -> None:
         log.error("%s", text)
-        with db.write(self.engine) as connection:
-            events.emit(connection, "alert", text, "trouble", alert_id=f"disk:{self.row['id']}", code="disk_full",
+        self.pulse.note("alert", text, "trouble", alert_id=f"disk:{self.row['id']}", code="disk_full",
                         what="writing a checkpoint", why=text,
-                        fix="Free some space: training waits and goes on by itself. Stop gives up the steps since "
-                            "the last checkpoint.")  # fmt: skip
+                        fix="Free some space: training waits and goes on by itself. Stop gives up the steps since the "
+                            "last checkpoint.")  # fmt: skip
         self.pulse.flush(state="paused", phase="the disk is full: waiting for space")
 
     def _save(self, why: str) -> str:
@@ -423,12 +443,10 @@ class _Battle:
         }  # fmt: skip
 
     def _protected(self) -> set[str]:
-        """The newest champion of the campaign keeps its resume state."""
-        table = db.events
-        query = sa.select(table.c.payload).where(table.c.kind == "champion").order_by(table.c.id.desc()).limit(1)
+        """The champion of the campaign keeps its resume state."""
         with self.engine.connect() as connection:
-            payload = connection.execute(query).scalar()
-        return {payload["checkpoint_id"]} if payload else set()
+            champion = campaigns.value(connection, f"champion:{self.config['campaign_id']}")
+        return {champion} if champion else set()
 
     # --- trials ---
 
@@ -444,8 +462,8 @@ class _Battle:
         if probe:
             started = db.now()
             after = held.hero.loss(probe)
-            with db.write(self.engine) as connection:
-                trial.record_probe(connection, subject, len(probe), after, self.loss_before, started)
+            self._write(lambda connection: trial.record_probe(
+                connection, subject, len(probe), after, self.loss_before, started))  # fmt: skip
             self.pulse.flush(loss_after=after)
         for spec in specs:
             self._phase(f"{spec.kind} trial of {spec.skill} level {spec.level}")
@@ -453,8 +471,7 @@ class _Battle:
                 result = trial.run(spec, get_skill(spec.skill), self._answer, self._golden_loss, subject.train_loss)
             except trial.Interrupted:
                 return self.pulse.order
-            with db.write(self.engine) as connection:
-                trial.record(connection, result, subject)
+            self._write(partial(trial.record, result=result, subject=subject))
             order = self.pulse.poll()
             if order != "run":
                 return order

@@ -253,10 +253,18 @@ class HeroLoop:
             trials = sa.select(sa.func.count()).where(db.trials.c.battle_id == battle["id"])
             sign = (battle["id"], battle["state"], battle["phase"], battle["step"],
                     connection.execute(query).scalar(), connection.execute(trials).scalar())  # fmt: skip
-        if sign != self._sign[0] or battle["state"] == "paused":
+        if sign != self._sign[0] or battle["state"] == "paused" or self._disk_full():
             self._sign = (sign, time.monotonic())
         elif time.monotonic() - self._sign[1] > self.stall_s:
             self._lose(battle, f"no sign of life for {self.stall_s:.0f} s (state {battle['state']})")
+
+    def _disk_full(self) -> bool:
+        """A child that waits for space cannot even write that it waits."""
+        try:
+            checkpoints.check_space(self.home, 0)
+        except checkpoints.CheckpointError:
+            return True
+        return False
 
     def _lose(self, battle: dict[str, Any], reason: str) -> None:
         if self.child is not None:

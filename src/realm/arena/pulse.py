@@ -7,6 +7,7 @@ buffered rows, the battle's step and the events that happened leave together in 
 from __future__ import annotations
 
 import bisect
+import logging
 import os
 import signal
 import sqlite3
@@ -20,9 +21,13 @@ import sqlalchemy as sa
 from realm import db, events
 from realm.guild.strain import Reading, StrainTracker
 from realm.settings import RealmHome
+from realm.vault.checkpoints import disk_full
 
+log = logging.getLogger("realm.battle")
 FLUSH_S = 0.25
 POLL_S = 0.05
+BEAT_S = 60.0  # inside a long trial, between two signs of life
+FULL_S = 1.0  # between two tries to write to a full disk
 HITS = 500  # window of the critical-hit percentile
 HITS_MIN = 100  # fewer hits make no percentile
 HIT_FLOOR = 1e-4  # loss floor of a hit (realm-rules §1)
@@ -109,7 +114,9 @@ class Pulse:
         self.order: Order = "run"  # the last answer of `poll`
         self._rows: list[dict[str, Any]] = []
         self._events: list[tuple[str, str, str, dict[str, Any]]] = []
-        self._flushed = self._stepped = self._looked = time.monotonic()
+        self._columns: dict[str, Any] = {}  # of the battle's row, not written yet because the disk was full
+        self._words = ""  # the phase as it was last told
+        self._flushed = self._stepped = self._looked = self._beat = time.monotonic()
         self._saves = orders.read(battle["id"])[1]
         self._hint: str | None = None
         self._hint_step = 0
@@ -154,13 +161,22 @@ class Pulse:
 
     def restore(self) -> None:
         """Show the battle's state again after it was shown as waiting (disk full)."""
-        if self._shown != self.state:
+        if self._shown != self.state or self._columns.get("state", self.state) != self.state:
             self.flush(state=self.state, phase=None)
 
     def interrupted(self) -> bool:
-        """For loops that are no training: polls at most every 50 ms; True means stop or skip."""
-        if time.monotonic() - self._looked < POLL_S:
+        """For loops that are no training: polls at most every 50 ms; True means stop or skip.
+
+        A trial writes nothing until it is over: once a minute its phase says that it goes on, or the arena would take
+        the child for dead.
+        """
+        now = time.monotonic()
+        if now - self._looked < POLL_S:
             return False
+        if now - max(self._beat, self._flushed) >= BEAT_S:
+            self._beat, words = now, self._words
+            self.flush(phase=f"{words} ({time.strftime('%H:%M', time.localtime(db.now()))})")
+            self._words = words
         return self.poll() != "run"
 
     def _look(self) -> str:
@@ -177,25 +193,47 @@ class Pulse:
     def begin(self, connection: sa.Connection, **columns: Any) -> None:
         """Into training, inside the caller's transaction."""
         self.state = self._shown = "training"
+        self._columns.clear()
         connection.execute(sa.update(db.battles).where(db.battles.c.id == self.battle["id"])
                            .values(state="training", **columns))  # fmt: skip
         self.tell(connection, "training", {})
 
     def enter(self, state: str, **columns: Any) -> None:
-        """Change the battle's state, with its event and everything buffered, in one transaction."""
-        self.state = state
-        self.flush(state=state, **columns)
+        """Change the battle's state, with its event and everything buffered, in one transaction.
 
-    def flush(self, state: str | None = None, **columns: Any) -> None:
-        """Write what is buffered; one transaction, nothing when there is nothing to say."""
+        On a full disk it waits for space; a child that must end meanwhile leaves the row to the arena.
+        """
+        self.state = state
+        while not self.flush(state=state, **columns) and not self.orders.leaving:
+            time.sleep(FULL_S)
+
+    def flush(self, state: str | None = None, **columns: Any) -> bool:
+        """Write what is buffered; one transaction, nothing when there is nothing to say.
+
+        False: the disk is full. Everything stays in memory and goes with the next flush.
+        """
         self._flushed = time.monotonic()
         rows, told = self._rows, self._events
         if rows:
             columns["step"] = rows[-1]["step"]
         if state is not None:
-            columns["state"] = self._shown = state
-        if not (rows or told or columns):
-            return
+            columns["state"] = state
+        self._words = columns.get("phase") or self._words
+        self._columns |= columns
+        if not (rows or told or self._columns):
+            return True
+        try:
+            self._write(rows, told, self._columns)
+        except sa.exc.OperationalError as error:
+            if not disk_full(error):
+                raise
+            log.error("the disk is full: %d metric rows and %d events wait in memory", len(rows), len(told))
+            return False
+        self._shown = self._columns.get("state", self._shown)
+        self._rows, self._events, self._columns = [], [], {}
+        return True
+
+    def _write(self, rows: list[dict[str, Any]], told: list[Any], columns: dict[str, Any]) -> None:
         with db.write(self.engine) as connection:
             if rows:
                 connection.execute(sa.insert(db.metrics), rows)
@@ -203,9 +241,8 @@ class Pulse:
                 connection.execute(sa.update(db.battles).where(db.battles.c.id == self.battle["id"]).values(**columns))
             for kind, text, level, payload in told:
                 events.emit(connection, kind, text, level, **payload)
-            if state is not None:
-                self.tell(connection, state, columns)
-        self._rows, self._events = [], []
+            if "state" in columns:
+                self.tell(connection, columns["state"], columns)
 
     def tell(self, connection: sa.Connection, state: str, columns: dict[str, Any]) -> None:
         """The "battle" event of a state change."""
@@ -220,22 +257,23 @@ class Pulse:
         """Collect the events of one step: zone, hint, critical hit, clock level."""
         battle_id = self.battle["id"]
         if before is not None and reading.zone != before.zone:
-            self._tell("zone", f"Strain zone: {before.zone} → {reading.zone} at step {facts.step:,}.", "info",
+            self.note("zone", f"Strain zone: {before.zone} → {reading.zone} at step {facts.step:,}.", "info",
                        battle_id=battle_id, step=facts.step, **{"from": before.zone, "to": reading.zone})  # fmt: skip
         hint = reading.hint
         # A hint that flickers at a threshold is told at most every 20 steps.
         if hint.action not in ("wait", self._hint) and facts.step - self._hint_step >= 20:
             self._hint, self._hint_step = hint.action, facts.step
-            self._tell("hint", f"Hint: {hint.action.replace('_', ' ')}. {hint.reason}.", "info", battle_id=battle_id,
+            self.note("hint", f"Hint: {hint.action.replace('_', ' ')}. {hint.reason}.", "info", battle_id=battle_id,
                        step=facts.step, action=hint.action, reason=hint.reason, confidence=hint.confidence)  # fmt: skip
         hit, critical = self.hits.add(facts.loss)
         if critical:
-            self._tell("crit", f"Step loss {facts.loss:.4f} is the best 1 % of the last {HITS} steps.", "info",
+            self.note("crit", f"Step loss {facts.loss:.4f} is the best 1 % of the last {HITS} steps.", "info",
                        battle_id=battle_id, step=facts.step, hit=hit, loss=facts.loss)  # fmt: skip
         if facts.step % CLOCK_STEPS == 0:
             level = facts.step // CLOCK_STEPS
-            self._tell("level", f"{facts.step:,} optimizer steps: hero level {level}.", "deed", kind="clock",
+            self.note("level", f"{facts.step:,} optimizer steps: hero level {level}.", "deed", kind="clock",
                        **{"from": level - 1, "to": level})  # fmt: skip
 
-    def _tell(self, kind: str, text: str, level: str, /, **payload: Any) -> None:
+    def note(self, kind: str, text: str, level: str, /, **payload: Any) -> None:
+        """An event that goes with the next flush."""
         self._events.append((kind, text, level, payload))

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def save(
         _take_place(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if _disk_full(error):
+        if disk_full(error):
             raise CheckpointError("disk_full", _full_text(home, place)) from error
         raise
     size = sum(f["bytes"] for part in ("files", RESUME) for f in manifest[part].values())
@@ -119,11 +120,16 @@ def save(
         "path": place.relative.as_posix(), "manifest_sha256": sha256(target / MANIFEST), "bytes": size,
         "state": "live", "resumable": True, "pinned": False, "created_at": db.now(),
     }  # fmt: skip
-    with db.write(engine) as connection:
-        connection.execute(sa.insert(db.checkpoints).values(**row))
-        text = f"Checkpoint at step {place.step:,} written ({size / 1e6:.1f} MB, {why})."
-        events.emit(connection, "checkpoint", text, "deed", checkpoint_id=checkpoint_id, run=place.run_id,
-                    step=place.step, bytes=size, why=why)  # fmt: skip
+    try:
+        with db.write(engine) as connection:
+            connection.execute(sa.insert(db.checkpoints).values(**row))
+            text = f"Checkpoint at step {place.step:,} written ({size / 1e6:.1f} MB, {why})."
+            events.emit(connection, "checkpoint", text, "deed", checkpoint_id=checkpoint_id, run=place.run_id,
+                        step=place.step, bytes=size, why=why)  # fmt: skip
+    except sa.exc.OperationalError as error:
+        if disk_full(error):  # the folder without a row gives way to the next try
+            raise CheckpointError("disk_full", _full_text(home, place)) from error
+        raise
     point_current(home, target)
     return Checkpoint(checkpoint_id, place, target, manifest, state, fresh=True)
 
@@ -356,7 +362,10 @@ def _place_facts(place: Place) -> dict[str, Any]:
     return {"hero_id": place.hero_id, "campaign_id": place.campaign_id, "run_id": place.run_id, "step": place.step}
 
 
-def _disk_full(error: BaseException) -> bool:
+def disk_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room: of the file system, of safetensors or of SQLite."""
+    if isinstance(error, sa.exc.OperationalError):
+        return getattr(error.orig, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return full or "No space left" in str(error) or "StorageFull" in str(error)
 
