@@ -58,6 +58,10 @@ def test_row_round_trip_and_missing_fields():
                                {"role": "assistant", "content": problem.golden}]
     assert row["entropy_floor"] == 0.0
     assert Problem.from_dict({**row, "unknown": 1}) == problem
+    for name, bad in [("prompt", 5), ("prompt", None), ("golden", ["x"]), ("level", "9"), ("level", True),
+                      ("split", "dev"), ("primitives", "add"), ("extra", [])]:  # fmt: skip
+        with pytest.raises(SkillError, match=f"wrong type .{name}: {type(bad).__name__}"):
+            Problem.from_dict({**row, name: bad})
     del row["canonical"]
     with pytest.raises(SkillError, match="canonical"):
         Problem.from_dict(row)

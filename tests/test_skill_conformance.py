@@ -122,6 +122,12 @@ def test_forged_golden_does_not_change_the_verdict(bin_url):
     assert (wrong["correct"], right["correct"]) == (False, True)
 
 
+def test_a_problem_with_fields_of_the_wrong_type_is_refused_not_a_crash(bin_url):
+    row = get_skill("bin").generate(4, 1, 0)[0].to_dict()
+    answer = httpx.post(f"{bin_url}/grade", json={"problem": {**row, "prompt": 7}, "response": "x"}, timeout=30)
+    assert answer.status_code == 422 and "prompt: int" in answer.json()["error"]
+
+
 def test_health_answers_while_a_long_generation_runs(bin_url):
     """The event loop stays free: /health answers many times before a slow request is done."""
     done = threading.Event()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -77,8 +78,28 @@ class Problem:
                                "id", "split") if n not in values]
         if missing:
             raise SkillError(f"problem row lacks {missing}: a problem needs these fields; send rows made by generate()")
+        wrong = [name for name, value in values.items() if not _KINDS[name](value)]
+        if wrong:
+            found = ", ".join(f"{name}: {type(values[name]).__name__}" for name in wrong)
+            raise SkillError(f"problem row has fields of the wrong type ({found}); send rows made by generate()")
         values["primitives"] = tuple(values.get("primitives", ()))
         return cls(**values)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# What each field of a row may hold; rows come from files and over HTTP.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("skill", "difficulty", "kind", "operation", "prompt", "golden", "canonical", "id"),
+                    lambda value: isinstance(value, str)),
+    **dict.fromkeys(("level", "depth"), _whole),
+    "split": lambda value: isinstance(value, str) and value in SPLITS,
+    "primitives": lambda value: isinstance(value, list | tuple) and all(isinstance(name, str) for name in value),
+    "entropy_floor": lambda value: _whole(value) or isinstance(value, float),
+    "extra": lambda value: isinstance(value, dict),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
