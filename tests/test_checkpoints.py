@@ -254,3 +254,51 @@ def test_current_model_is_swapped_not_recreated(home, engine, ids):
     checkpoints.point_current(home, one.folder)
     assert link.resolve() == one.folder
     assert [p.name for p in home.models.iterdir()] == ["current_model"]
+
+
+def test_vault_verify_asks_for_a_restored_checkpoint_and_for_no_other(home, engine, ids, monkeypatch, capsys):
+    """The CLI compares with the ledger's hash of the manifest, not only with the manifest that lies in the folder."""
+    import sys
+
+    from realm import cli
+
+    made = save(home, engine, place(ids))
+    checkpoints.mark_corrupt(engine, made.id, "broken")
+    good = (made.folder / "manifest.json").read_bytes()
+
+    def verify():
+        monkeypatch.setattr(sys, "argv", ["training", "vault", "verify", made.id])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, capsys.readouterr().out
+
+    (made.folder / "manifest.json").write_bytes(good + b" ")
+    code, said = verify()
+    assert code == 1 and "not the manifest that the ledger recorded" in said
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(db.commands)).first() is None
+    (made.folder / "manifest.json").write_bytes(good)
+    assert verify()[0] == 0
+    with engine.connect() as connection:
+        row = connection.execute(sa.select(db.commands)).mappings().one()
+    assert (row["kind"], row["payload"]) == ("vault.revive", {"checkpoint_id": made.id})
+    alert = events_of(engine, "alert")[0]["payload"]
+    assert f"vault verify {made.id}" in alert["fix"]
+
+
+def test_a_ledger_without_room_is_a_full_disk_and_the_next_try_succeeds(home, engine, ids):
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        # Fill what is left of the pages that there are.
+        with pytest.raises(sa.exc.OperationalError, match="full"):
+            for number in range(10_000):
+                connection.exec_driver_sql(
+                    "INSERT INTO realm_values VALUES (?, ?)", (f"filler{number}", json.dumps("x" * 900)))  # fmt: skip
+    with pytest.raises(CheckpointError) as full:
+        save(home, engine, place(ids), why="long " * 2000)
+    assert full.value.code == "disk_full" and all_rows(engine) == []
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {2**30}")
+    made = save(home, engine, place(ids))
+    assert made.fresh and checkpoints.verify(made.folder) == []
