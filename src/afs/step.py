@@ -90,12 +90,13 @@ class Report:
     def summary(self) -> str:
         """The counts as one line, then the notes."""
         c = self.counts
-        line = (f"{self.step}: {c.read:,} in = {c.out:,} out + {c.filtered:,} filtered + {c.duplicates:,} duplicate "
+        name = f"{self.step} → {self.outputs[0]['path']}" if self.outputs else self.step
+        line = (f"{name}: {c.read:,} in = {c.out:,} out + {c.filtered:,} filtered + {c.duplicates:,} duplicate "
                 f"+ {c.quarantined:,} quarantined")  # fmt: skip
         if self.dry_run:
             line += " (dry run: nothing was written)"
         if self.current:
-            line = f"{self.step}: nothing to do, the outputs are current (key {self.key})"
+            line = f"{name}: nothing to do, the outputs are current (key {self.key})"
         return "\n".join([line, *self.notes])
 
 

@@ -340,7 +340,8 @@ def _write_card(recipe: Recipe, result: RecipeResult) -> None:
 def _card(recipe: Recipe, result: RecipeResult, files: list[dict[str, Any]]) -> str:
     raw = recipe.raw
     splits = {Path(f["path"]).stem: f for f in files}
-    configs = "\n".join(f"  - split: {'validation' if name == 'val' else name}\n    path: {f['path']}"
+    hub_names = {"val": "validation", "test": "test"}  # as the Hub calls its splits
+    configs = "\n".join(f"  - split: {hub_names.get(name, 'train')}\n    path: {f['path']}"
                         for name, f in splits.items() if f["rows"])  # fmt: skip
     last = result.reports[-1] if result.reports else None
     domains = next((r.by_domain for r in reversed(result.reports) if r.by_domain), {})
