@@ -25,7 +25,8 @@ def convert_chat(converter: Converter, row: dict[str, Any]) -> Converted:
     """
     form = detect(row)
     if form is None:
-        raise ConversionError(f"no known training format; the row has the keys {', '.join(sorted(row)[:8]) or '(none)'}")
+        keys = ", ".join(sorted(row)[:8]) or "(none)"
+        raise ConversionError(f"no known training format; the row has the keys {keys}")
     lost = ""
     source = row
     if form == "preference":

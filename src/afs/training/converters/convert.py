@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from afs import plugins
-from afs.generators.base import FIELDS, TrainingSample
+from afs.generators.base import TrainingSample
 from afs.training.converters.formats import ConversionError
 from afs.training.converters.targets import ALIASES, TARGETS, THINKING, Messages, Target, with_template
 
-_FIELDS = list(FIELDS)
+_TEXTS = ["instruction", "output", "input", "thinking"]
 _PLAIN = ["instruction", "input", "output"]
 _DEFAULTS: dict[str, Any] = {"input": "", "thinking": None}
 _EMBEDDED = ("Let me analyze this step by step:\n\n", "\n\nBased on this analysis, here is the solution:\n\n")
@@ -102,7 +102,7 @@ class Converter:
 
     def _sample(self, row: dict[str, Any]) -> Converted:
         keys = list(row)
-        record: dict[str, Any] = {} if keys[:15] == _FIELDS else {"keys": keys}
+        record: dict[str, Any] = {} if keys[:4] == _TEXTS else {"keys": keys}
         extra, thought = row.get("input"), row.get("thinking")
         if extra is not None and type(extra) is not str:
             raise ConversionError(f"'input' must be a text, found {type(extra).__name__}")
@@ -170,9 +170,7 @@ class Converter:
         kept = record.get("kept", {})
         # Kept values win: an empty thinking of the row beside the padding of its format.
         found = {**_DEFAULTS, **texts, **kept}
-        if "keys" not in record:
-            return {key: found[key] for key in (*_FIELDS, *(k for k in kept if k not in _DEFAULTS_AND_FIELDS))}
-        keys = record["keys"]
+        keys = record.get("keys", [*_TEXTS, *(key for key in kept if key not in _TEXTS)])
         if keys is None:
             keys = [*texts]
         return {key: found[key] for key in keys}
@@ -213,9 +211,6 @@ class Converter:
     def own_key(self) -> bool:
         """Whether thinking travels under a key of its own."""
         return self._own_key
-
-
-_DEFAULTS_AND_FIELDS = frozenset(_FIELDS)
 
 
 def _check_text(value: Any) -> None:

@@ -9,22 +9,22 @@ Losing thinking or an answer needs `allow_loss`; losing metadata does not, since
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from afs.engine import run_parts
 from afs.generators.base import TrainingSample
-from afs.jsonl import AtomicWriter, BadRow, Row, open_rows, read_rows
-from afs.step import How, Mapped, Report, Step, StepError, UsageError, expand, map_rows, read_manifest
+from afs.jsonl import AtomicWriter, BadRow, open_rows, read_rows
+from afs.rows import LineNumbers, parts_of, plain_files
+from afs.step import How, Report, Step, StepError, UsageError, add_tallies, expand, read_manifest
 from afs.training.converters.convert import Converter, get_converter
+from afs.training.converters.fast import SHOWN, Done, PartConverter
 from afs.training.converters.formats import ConversionError
 
 META = ".meta.jsonl"
-_SHOWN = 5
 _SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid", "test": "test"}
 _ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
@@ -61,40 +61,6 @@ class ConvertResult:
         return "\n".join(lines)
 
 
-@dataclass
-class _Transform:
-    """Converts batches of rows; collects per part what was kept and lost."""
-
-    converter: Any
-    allow_loss: bool
-    kept: Counter = field(default_factory=Counter)
-    lost: Counter = field(default_factory=Counter)
-    refused: list[tuple[int, str]] = field(default_factory=list)
-
-    def __call__(self, rows: list[Row]) -> Iterable[Mapped]:
-        return [self._one(row) for row in rows]
-
-    def _one(self, row: Row) -> Mapped:
-        try:
-            out, record, lost = self.converter.convert_row(row.value)
-        except ConversionError as error:
-            return Mapped("quarantined", {}, f"not {self.converter.name}: {error}")
-        if lost:
-            self.lost[lost] += 1
-            if not self.allow_loss and len(self.refused) < _SHOWN:
-                self.refused.append((row.offset, lost))
-        if "original" not in record:
-            kept = record.get("kept")
-            if kept:
-                self.kept.update([key for key, value in kept.items() if value])
-        return Mapped("out", {"out": orjson.dumps(out), "meta": orjson.dumps(record)})
-
-    def take_extra(self) -> tuple[Counter, Counter, list[tuple[int, str]]]:
-        taken = self.kept, self.lost, self.refused
-        self.kept, self.lost, self.refused = Counter(), Counter(), []
-        return taken
-
-
 @dataclass(frozen=True)
 class _Foreign:
     """A converter of another package, seen as one of ours: its rows are kept whole, so that there is a way back."""
@@ -125,16 +91,15 @@ class _Meta:
         first = self.rows + 1
         self.rows += rows
         if self.writer is None:
-            if block.count(b"{}\n") == rows and len(block) == 3 * rows:
+            if len(block) == 2 * rows:  # nothing but "}" on each line
                 return
             self.writer = self.step.writer(self.path)
             self.writer.__enter__()
             self.writer.write({"row": 0, **self.header})
             self.writer.write_all([b'{"row":%d}' % n for n in range(1, first)])
-        # The record's closing half follows its number: {"row":7,"kept":…}
-        numbered = [b'{"row":%d}' % n if line == b"{}" else b'{"row":%d,%b' % (n, line[1:])
-                    for n, line in enumerate(block.splitlines(), first)]  # fmt: skip
-        self.writer.write_all(numbered)
+        lines = block.split(b"\n")
+        lines.pop()
+        self.writer.write_all([b'{"row":%d%b' % pair for pair in enumerate(lines, first)])
 
     def __enter__(self) -> _Meta:
         return self
@@ -174,8 +139,8 @@ def convert_file(
     source = expand(input_path)
     made = _converter(converter, format, thinking, system, template)
     target = _output(source, None if output_path is None else expand(output_path), made)
-    parameters = {"format": made.name, "thinking": getattr(made, "thinking", thinking),
-                  "system": getattr(made, "system", system), "template": template, "allow_loss": allow_loss}  # fmt: skip
+    parameters = {"format": made.name, "thinking": getattr(made, "thinking", thinking), "template": template,
+                  "system": getattr(made, "system", system), "allow_loss": allow_loss}  # fmt: skip
     if made.extension == ".parquet":
         from afs.training.converters.parquet import write_parquet
 
@@ -183,16 +148,60 @@ def convert_file(
     meta = target.with_name(target.name + META)
     if meta.resolve() == source.resolve():
         raise UsageError(f"the meta file {meta} is also the input; choose another output")
+    try:
+        return _run(source, target, meta, made, parameters, allow_loss, how)
+    except _NeedsPaddingError:
+        made.pad = True
+        return _run(source, target, meta, made, parameters, allow_loss, how)
+
+
+class _NeedsPaddingError(Exception):
+    """Thinking turned up after rows without; written again so that all rows have the same keys."""
+
+
+def _run(source: Path, target: Path, meta: Path, made: Any, parameters: dict[str, Any], allow_loss: bool,
+         how: How | None) -> ConvertResult:  # fmt: skip
     with Step("convert", [source], [target], parameters, how=how) as step:
-        if step.current:
-            return _result(made.name, target, step.report)
-        if isinstance(made, Converter) and made.own_key and has_thinking(source):
-            made.pad = True
-        parameters["pad"] = getattr(made, "pad", False)
-        with step.writer(target) as out, _Meta(step, meta, parameters) as kept:
-            extras = map_rows(step, _Transform(made, allow_loss), {"out": out, "meta": kept})
-            _finish(step, source, made, extras, allow_loss, kept)
+        if not step.current:
+            own_key = isinstance(made, Converter) and made.own_key
+            if own_key and not made.pad:
+                # Loaders take the columns of the first rows for those of all rows.
+                made.pad = _begins_with_thinking(source)
+            header = {**parameters, "pad": getattr(made, "pad", False)}
+            with step.writer(target) as out, _Meta(step, meta, header) as kept:
+                seen = _convert_parts(step, made, allow_loss, out, kept)
+                if own_key and seen.thinking and not made.pad:
+                    raise _NeedsPaddingError
+                _finish(step, source, made, seen, kept)
     return _result(made.name, target, step.report)
+
+
+def _convert_parts(step: Step, made: Any, allow_loss: bool, out: Any, meta: _Meta) -> Done:
+    """All parts in order into the two writers; returns the sums."""
+    total, numbers = Done(), LineNumbers()
+    function = PartConverter(made, allow_loss)
+    with plain_files(step.inputs) as plain:
+        parts = parts_of(plain, [str(path) for path in step.inputs])
+        for part, done in zip(parts, run_parts(function, parts, step.how.workers, step.how.engine), strict=True):
+            for bad in numbers.of(part, done.bad, done.counts):
+                step.on_bad(bad)
+            step.counts.add(done.counts)
+            out.write_bytes(done.out[0], done.counts.out)
+            meta.write_bytes(done.records[0], done.counts.out)
+            fates = {source: {"read": n, "out": n} for source, n in done.sources.items()}
+            for source, n in done.refused_of.items():
+                fate = fates.setdefault(source, {"read": 0})
+                fate["read"] += n
+                fate["quarantined"] = n
+            add_tallies(step.by_source, fates)
+            for domain, n in done.domains.items():
+                step.by_domain[domain] = step.by_domain.get(domain, 0) + n
+            total.kept.update(done.kept)
+            total.lost.update(done.lost)
+            total.refused += done.refused
+            total.thinking += done.thinking
+            step.advance(part.end - part.start)
+    return total
 
 
 def _converter(given: Any, format: str, thinking: str, system: str | None, template: str | None) -> Any:
@@ -206,23 +215,18 @@ def _converter(given: Any, format: str, thinking: str, system: str | None, templ
     return _Foreign(given, getattr(given, "name", format))
 
 
-def _finish(step: Step, source: Path, made: Any, extras: list, allow_loss: bool, meta: _Meta) -> None:
-    kept, lost = Counter(), Counter()
-    refused: list[tuple[int, str]] = []
-    for part_kept, part_lost, part_refused in extras:
-        kept.update(part_kept)
-        lost.update(part_lost)
-        refused += part_refused
+def _finish(step: Step, source: Path, made: Any, seen: Done, meta: _Meta) -> None:
+    lost, refused = seen.lost, seen.refused
     if refused:
-        where = ", ".join(f"{source}:{line_of(source, offset)}" for offset, _ in refused[:_SHOWN])
+        where = ", ".join(f"{source}:{line_of(source, offset)}" for offset, _ in refused[:SHOWN])
         what = " and ".join(f"{name} of {n:,} rows" for name, n in sorted(lost.items()))
-        other = ("; --thinking embedded or special_tokens keeps it" if "thinking" in lost else "")  # fmt: skip
+        other = "; --thinking embedded or special_tokens keeps it" if "thinking" in lost else ""
         raise StepError(f"format {made.name} would lose {what} (first: {where}){other}. To accept the loss, "
                         "repeat with --allow-loss; nothing was written")  # fmt: skip
     if not step.counts.out:
         raise StepError(f"no row of {source} could be converted to {made.name}: {step.counts.read:,} read, "
                         f"{step.counts.quarantined:,} refused. `afs training validate` lists the reasons")  # fmt: skip
-    step.details |= {"kept": dict(sorted(kept.items())), "lost": dict(sorted(lost.items())),
+    step.details |= {"kept": dict(sorted(seen.kept.items())), "lost": dict(sorted(lost.items())),
                      "meta": meta.path.name if meta.writer is not None else None}  # fmt: skip
 
 
@@ -273,22 +277,11 @@ def convert_folder(folder: Path | str, output: Path | str | None = None, **optio
     return results
 
 
-def has_thinking(path: Path) -> bool:
-    """Whether any row has a thinking with text (by its bytes; a few false alarms do no harm)."""
-    marks = (b'"thinking":"', b'"thinking": "', b'"reasoning_content":')
-    tail = b""
+def _begins_with_thinking(path: Path) -> bool:
+    """Whether any of the first rows has a thinking with text."""
     with open_rows(path) as source:
-        while block := source.read(1 << 20):
-            block = tail + block
-            for mark in marks:
-                at = block.find(mark)
-                while at >= 0:
-                    after = block[at + len(mark) : at + len(mark) + 1]
-                    if after not in (b'"', b""):
-                        return True
-                    at = block.find(mark, at + 1)
-            tail = block[-32:]
-    return False
+        block = source.read(1 << 20)
+    return re.search(rb'"(thinking|reasoning_content)": ?"[^"]', block) is not None
 
 
 def line_of(path: Path, offset: int) -> int:

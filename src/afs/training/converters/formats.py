@@ -180,8 +180,10 @@ def _from_prompt(row: dict[str, Any]) -> dict[str, Any]:
     sides = []
     for part, role in (("prompt", "user"), (key, "assistant")):
         value = row[part]
-        chat = chat_messages(value, "role", "content", part) if isinstance(value, list) else [_message(role, _text(row, part))]
-        sides += chat
+        if isinstance(value, list):
+            sides += chat_messages(value, "role", "content", part)
+        else:
+            sides.append(_message(role, _text(row, part)))
     return _with(sides, row, {"prompt", key})
 
 

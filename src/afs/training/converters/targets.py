@@ -90,8 +90,12 @@ def _make_sharegpt(messages: Messages) -> Made:
 
 
 def _read_sharegpt(out: dict[str, Any], _notes: dict[str, Any]) -> Messages:
-    return [{"role": _ROLE[turn["from"]], "content": turn["value"],
-             **({"thinking": turn["thinking"]} if "thinking" in turn else {})} for turn in out["conversations"]]  # fmt: skip
+    messages = []
+    for turn in out["conversations"]:
+        messages.append({"role": _ROLE[turn["from"]], "content": turn["value"]})
+        if "thinking" in turn:
+            messages[-1]["thinking"] = turn["thinking"]
+    return messages
 
 
 def _make_sides(messages: Messages) -> Made:
