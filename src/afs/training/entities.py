@@ -50,11 +50,13 @@ _DATA = frozenset(
 
 
 def _reference(names: str) -> re.Pattern[str]:
-    """Groups: mnemonic, hex digits, name, index register. One character set begins every match, which `re` skips to."""
+    """Groups: mnemonic, hex digits, name, index register. 
+    One character set begins every match, which `re` skips to; no part runs past the next one, so time is linear.
+    """
     return re.compile(
         # An instruction begins a line, follows a label or asar's `:` separator, or opens an inline code span; a
         # comment is taken whole, so that nothing inside it is an instruction.
-        r"[\n:`;/](?:(?<=;)[^\n]*|(?<=/)/[^\n]*|(?<![;/])[ \t]*(?:[.+\-#]\S*[ \t]+)?"
+        r"[\n:`;/](?:(?<=;)[^\n]*|(?<=/)/[^\n]*|(?<![;/])[ \t]*(?:[.+\-#][\w.+\-]*[ \t]+)?"
         rf"([A-Za-z]{{3}})(?:\.[BWLbwl])?[ \t]+[\[(]?(?:[AFZafz]:)?(?:\$([0-9A-Fa-f]{{1,6}})|({names}))"
         # What may follow an operand; prose ("and $50 more") ends otherwise.
         r"[\])]?(?:,[ \t]*([SXYsxy])[\])]?(?:,[ \t]*[Yy])?)?(?=[ \t\r]*(?:[\n;:`]|//|\Z)))"
@@ -165,6 +167,7 @@ def _extract(text: str, symbols: SymbolTable) -> Coverage:
     places: dict[int | str, bool] = {}
     proof = False
     pattern = _NUMBERS_AND_NAMES if symbols.by_name else _NUMBERS
+    own = set(_DEFINED.findall(text)) if symbols.by_name else set()
     for mnemonic, number, name, index in dict.fromkeys(pattern.findall("\n" + text)):
         if mnemonic not in _DATA:
             if mnemonic.upper() not in _DATA:
@@ -175,7 +178,7 @@ def _extract(text: str, symbols: SymbolTable) -> Coverage:
         if index in ("S", "s"):  # an offset on the stack
             continue
         if name:
-            _name(name, text, symbols, places)
+            _name(name, own, symbols, places)
             continue
         address, what = _look_up(number)
         if address in symbols.addresses or what != "rom":
@@ -186,11 +189,11 @@ def _extract(text: str, symbols: SymbolTable) -> Coverage:
     return Coverage(len(places), len(places) - len(unknown), unknown)
 
 
-def _name(name: str, text: str, symbols: SymbolTable, places: dict[int | str, bool]) -> None:
+def _name(name: str, own: set[str], symbols: SymbolTable, places: dict[int | str, bool]) -> None:
     address = symbols.by_name.get(name.lstrip("!").casefold())
     if address is not None:
         places[address] = True
-    elif symbols.by_name and name.startswith("!") and name not in _DEFINED.findall(text):
+    elif name.startswith("!") and name not in own:
         places[name] = False
 
 

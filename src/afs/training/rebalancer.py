@@ -38,7 +38,6 @@ def _is_rehearsal(view: RowView) -> bool:
 
 ALIASES: dict[str, tuple[str, Callable[[str, bool], bool]]] = {
     "oracle": ("domain oracle_*", lambda domain, _kept: domain.startswith("oracle_")),
-    "toolbench": ("domain toolbench_*", lambda domain, _kept: domain.startswith("toolbench_")),
     "rehearsal": ("_metadata.rehearsal_version", lambda _domain, kept: kept),
 }
 """Logical names: what they stand for, and the test by a row's domain and whether a rehearsal buffer kept it."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -276,8 +276,8 @@ def _bin(value: float) -> int:
 
 
 @lru_cache(maxsize=4)
-def _scorer_of(config: ScoringConfig) -> QualityScorer:
-    """One scorer per process and config, so that a model is loaded once and not with every part."""
+def _scorer_of(config: ScoringConfig, identity: tuple[str, ...]) -> QualityScorer:
+    """One scorer per process and identity, so that a model is loaded once and not with every part."""
     return QualityScorer(config)
 
 
@@ -288,8 +288,8 @@ _encode = msgspec.json.Encoder().encode
 class _ScoreRows:
     """Scores batches of rows; travels to worker processes."""
 
-    def __init__(self, config: ScoringConfig, scorers: Sequence[Scorer] | None, low: float | None, keep: bool) -> None:
-        self.config, self.scorers, self.low, self.keep = config, scorers, low, keep
+    def __init__(self, make: Callable[[], QualityScorer], low: float | None, keep: bool) -> None:
+        self.make, self.low, self.keep = make, low, keep
         self.tally = _Tally()
         self._made: QualityScorer | None = None
 
@@ -302,7 +302,7 @@ class _ScoreRows:
 
     def __call__(self, rows: list[Row]) -> Iterable[Mapped]:
         if self._made is None:
-            self._made = _scorer_of(self.config) if self.scorers is None else QualityScorer(self.config, self.scorers)
+            self._made = self.make()
         scorer = self._made
         seen = [_item(row.value) for row in rows]
         items = [item for item in seen if not isinstance(item, str)]
@@ -418,13 +418,15 @@ def score_jsonl(
     if rejected is not None and min_score is None:
         raise ScoringError("rejected rows need a threshold: give min_score as well")
     scorer = QualityScorer(config, scorers)  # here, so that wrong settings fail before a file is touched
+    identity = (*scorer.keys, *_symbols_key(scorer))
     parameters = {**config.to_dict(), "min_score": min_score, "rejected": rejected is not None,
-                  "signals": scorer.keys, "missing": scorer.missing, "symbols": _symbols_key(scorer)}  # fmt: skip
+                  "identity": identity, "missing": scorer.missing}  # fmt: skip
     outputs = {"out": output_path} if rejected is None else {"out": output_path, "rejected": rejected}
     with Step("score", [input_path], list(outputs.values()), parameters, how=how) as step:
         if step.current:
             return ScoreReport(step.report)
-        rows = _ScoreRows(config, scorers, min_score, rejected is not None)
+        make = partial(_scorer_of, config, identity) if scorers is None else partial(QualityScorer, config, scorers)
+        rows = _ScoreRows(make, min_score, rejected is not None)
         with ExitStack() as files:
             writers = {name: files.enter_context(step.writer(path)) for name, path in outputs.items()}
             _report(step, scorer, _total(step, map_rows(step, rows, writers, batch=config.batch_size), min_score))

@@ -170,7 +170,7 @@ class Scorer(Protocol):
 
     Attributes:
         name: lower-case, the key of its weight.
-        version: changes whenever the same sample may get another value.
+        version: changes whenever the same sample may get another value; of a model it holds the weights' hash.
         needs: fields of `Item` that decide the value.
     """
 
