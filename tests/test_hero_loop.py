@@ -344,6 +344,16 @@ def test_a_corrupt_checkpoint_is_cursed(home, tables):
         assert audit(connection)["differences"] == []
 
 
+def test_a_disk_that_spoils_every_checkpoint_ends_in_rest(home, tables, monkeypatch):
+    monkeypatch.setattr("realm.arena.hero_loop.BACKOFF_S", (0.0,))
+    home = tiny_home(home, battles=["ok"], default="corrupt")
+    with running(home):
+        wait_for(lambda: tables.events("mode"))
+    assert len(tables.battles()) == 6 and tables.events("mode")[0]["payload"]["mode"] == "rest"
+    alert = next(e["payload"] for e in tables.events("alert") if e["payload"]["code"] == "battles_failed")
+    assert "model.safetensors" in alert["why"]
+
+
 def test_trials_of_a_corrupt_checkpoint_promote_nothing_and_without_another_the_realm_rests(home, tables):
     home = tiny_home(home, battles=["corrupt"], accuracy={"1": 1.0})
     with running(home):
@@ -466,11 +476,13 @@ def test_one_bad_command_neither_blocks_the_others_nor_ends_the_loop(home, table
                tables.send("hero.use", hero_id="dio", model="x" * 300),
                tables.send("hero.use", hero_id="dio", model="a\0b"),
                tables.send("quest.retry", quest_id=refused["id"]),
-               tables.send("hero.use", hero_id="tiny", model=["no", "text"])]  # fmt: skip
+               tables.send("hero.use", hero_id="tiny", model=["no", "text"]),
+               tables.send("hero.use", hero_id="\ud800"), tables.send("trial.run", skill="bin", level=10**30),
+               tables.send("quest.retry", quest_id="\ud800")]  # fmt: skip
         last = tables.send("mode", mode="train")
         assert tables.answer(last)["state"] == "done"
         answers = [tables.answer(i) for i in ids]
-    assert [a["state"] for a in answers] == ["failed"] * 5
+    assert [a["state"] for a in answers] == ["failed"] * 8
     assert "hf download" not in answers[0]["result"]["reason"] and "~modles/qwen" in answers[0]["result"]["reason"]
     assert answers[3]["result"]["reason"].startswith("OSError: [Errno 28]")
     assert tables.quests(db.quests.c.id == refused["id"])[0]["path"], "what it had begun in the tables is undone"

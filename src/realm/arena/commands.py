@@ -86,8 +86,8 @@ def work(connection: sa.Connection, home: RealmHome) -> bool:
         connection.exec_driver_sql("SAVEPOINT command")
         try:
             answer = _step(connection, home, command)
-        except sa.exc.DBAPIError:
-            raise  # the database itself: nothing can be answered now, and the command stays pending
+        except sa.exc.OperationalError:
+            raise  # full or locked: the command stays pending until something can be written again
         except Exception as error:
             connection.exec_driver_sql("ROLLBACK TO command")
             connection.exec_driver_sql("RELEASE command")
@@ -107,10 +107,12 @@ def work(connection: sa.Connection, home: RealmHome) -> bool:
 
 def _reason(command: Mapping[str, Any], error: Exception) -> str:
     """Why a command failed, for the person who gave it; what was not foreseen is also logged with its traceback."""
-    if isinstance(error, (Refused, board.BoardError, SkillError, ProfileError)):
-        return str(error)
-    log.error("command %s %s failed", command["kind"], command["id"], exc_info=error)
-    return f"{type(error).__name__}: {error}; see logs/arena.log"
+    text = str(error)
+    if not isinstance(error, (Refused, board.BoardError, SkillError, ProfileError)):
+        log.error("command %s %s failed", command["kind"], command["id"], exc_info=error)
+        text = f"{type(error).__name__}: {error}; see logs/arena.log"
+    # What a person typed may hold half a surrogate pair, which no database takes.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def finish(connection: sa.Connection, command: Mapping[str, Any], state: str, result: dict[str, Any]) -> None:

@@ -276,11 +276,11 @@ class HeroLoop:
 
     def _after_settle(self, future: Future, battle_id: str) -> None:
         done: Settled = future.result()
-        if done.outcome == "failed":
+        if done.failed:
             self.failures += 1
             self._not_before = time.monotonic() + BACKOFF_S[min(self.failures, len(BACKOFF_S)) - 1]
             if self.failures >= MAX_FAILURES:
-                self._give_up(done.failed or "no reason was recorded")
+                self._give_up(done.failed)
             return
         self.failures = 0
         if self.campaign is None:

@@ -36,7 +36,8 @@ EVIDENCE_KINDS = ("promotion", "retention", "scout", "probe")
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of a battle. `promoted`: [(skill, level)]; `trained`: levels in the quest's mix; `failed`: reason."""
+    """What became of a battle. `promoted`: [(skill, level)]; `trained`: levels in the quest's mix; `failed`: why it
+    came to nothing, also when it was trained but its checkpoint is not whole."""
 
     battle_id: str
     outcome: str
@@ -75,7 +76,8 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
     # Hashing is slow for large heroes: it is done before the transaction.
     faults = checkpoints.verify(home.root / checkpoint["path"], checkpoint["manifest_sha256"]) if checkpoint else []
     if faults:
-        checkpoints.condemn(made, checkpoint, faults)
+        told = checkpoints.condemn(made, checkpoint, faults)
+        fault = fault or told
     checks = _ceremony(home, battle, quest, checkpoint, faults) if quest and outcome == "trained" else []
     with db.write(made) as connection:
         if _battle(connection, battle_id)["settled_at"] is not None:
