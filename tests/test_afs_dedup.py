@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from afs.rows import scan
 from afs.step import How, StepError, UsageError
-from afs.training.dedup import dedup_jsonl, explain, measure_planted, plant
+from afs.training.dedup import check_planted, dedup_jsonl, explain_duplicate, measure_planted, plant
 from afs.training.neardup import (
     TextColumn,
     bands_for,
@@ -107,9 +107,9 @@ def test_exact_duplicates_go_and_are_explained(tmp_path):
     (record,) = rows_of(tmp_path / "out.duplicates.jsonl")
     assert record["kind"] == "exact" and record["line"] == 3 and record["row"]["sample_id"] == "copy"
     assert record["matched"] == {"file": str(source), "line": 1, "sample_id": "id1"}
-    found = explain(source, "copy")
+    found = explain_duplicate(source, "copy")
     assert (found.line, found.twin_line, found.exact, found.only_here) == (3, 1, True, [])
-    assert "equal" in found.text()
+    assert "equal" in found.summary()
 
 
 def test_what_differs_only_outside_the_view_is_no_duplicate(tmp_path):
@@ -132,8 +132,8 @@ def test_planted_duplicates_are_found_and_nothing_else(base, tmp_path):
     made = plant(base, tmp_path / "planted.jsonl", every=5, seed=1)
     assert min(made.values()) >= 75
     result = dedup_jsonl(tmp_path / "planted.jsonl", tmp_path / "out.jsonl", near=0.8)
-    found = measure_planted(tmp_path / "out.jsonl", result.duplicates_path)
-    assert found["recall"] >= 0.99 and found["precision"] == 1.0, found
+    found = check_planted(tmp_path / "out.jsonl", result.duplicates_path)
+    assert found.recall >= 0.99 and found.precision == 1.0, found
     assert result.kept == 1500 + made["decoy"]
 
 
@@ -227,14 +227,15 @@ def test_explain_names_the_nearest_row_and_what_differs(base, tmp_path):
     words[40] = "changed"
     rows.append(sample(7, " ".join(words)) | {"sample_id": "edited"})
     source = write(tmp_path / "in.jsonl", rows)
-    found = explain(source, "edited")
+    found = explain_duplicate(source, "edited")
     assert (found.twin_line, found.twin_id, found.exact) == (8, "id7", False)
     assert len(found.only_here) == len(found.only_there) == 5 and all("changed" in s for s in found.only_here)
     both = len(found.shared)
     assert found.similarity == pytest.approx(both / (both + 10))
-    assert explain(source, 8).twin_id == "edited" and explain(source, "8").line == 8
+    assert explain_duplicate(source, 8).twin_id == "edited" and explain_duplicate(source, "8").line == 8
+    assert "duplicates at 0.8" in found.summary() and found.to_dict()["twin_line"] == 8
     with pytest.raises(UsageError, match="nobody"):
-        explain(source, "nobody")
+        explain_duplicate(source, "nobody")
 
 
 def test_options_are_checked(base, tmp_path):
@@ -254,3 +255,10 @@ def test_clusters_number_rows_by_first_appearance(base):
 def test_jaccard_of_nothing_is_nothing():
     none = np.zeros(0, "u8")
     assert jaccard(none, none) == 0
+
+
+def test_the_benchmark_measures_on_its_own_rows(tmp_path):
+    found = measure_planted(tmp_path / "planted", rows=600)
+    assert found.recall >= 0.99 and found.precision >= 0.99
+    assert all(sum(fate.values()) == 30 for fate in found.by_kind.values())
+    assert found.by_kind["decoy"] == {"removed": 0, "kept": 30}

@@ -2,7 +2,7 @@
 
     result = dedup_jsonl("raw.jsonl", "clean.jsonl", near=0.8)
     print(result.summary())
-    print(explain("raw.jsonl", 17).text())          # the nearest other row of line 17, and what they share
+    print(explain_duplicate("raw.jsonl", 17).summary())        # the nearest other row of line 17, and what they share
 
 Exact duplicates have the same normalised text (NFKC, case folded, white space collapsed). Near duplicates have a
 Jaccard similarity of shingles at or above the threshold with the row that stays (see `neardup`). Every removed row is
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -282,15 +282,21 @@ class Explanation:
     twin_id: str | None
     similarity: float
     exact: bool
+    threshold: float | None = None
     shared: list[str] = field(default_factory=list)
     only_here: list[str] = field(default_factory=list)
     only_there: list[str] = field(default_factory=list)
 
-    def text(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def summary(self) -> str:
         """For a person: the twin, the similarity and up to 10 shingles of each kind."""
         if self.twin_line is None:
             return f"line {self.line} ({self.sample_id}) shares nothing with any other row"
         kind = "equal" if self.exact else f"similar by {self.similarity:.3f}"
+        if self.threshold is not None and not self.exact:
+            kind += f" ({'duplicates' if self.similarity >= self.threshold else 'no duplicates'} at {self.threshold})"
         found = [f"line {self.line} ({self.sample_id}) and line {self.twin_line} ({self.twin_id}): {kind}"]
         for title, parts in (("shared", self.shared), ("only here", self.only_here), ("only there", self.only_there)):
             found.append(f"  {title}: {len(parts)} shingles")
@@ -298,7 +304,9 @@ class Explanation:
         return "\n".join(found)
 
 
-def explain(path: Path | str, which: str | int, *, text: str = "all", how: How | None = None) -> Explanation:
+def explain_duplicate(
+    path: Path | str, which: str | int, *, near: float | None = 0.8, text: str = "all"
+) -> Explanation:
     """The row of an id or a line number against all others, shingle by shingle, without any estimate.
 
     Raises:
@@ -325,7 +333,7 @@ def explain(path: Path | str, which: str | int, *, text: str = "all", how: How |
         return Explanation(line, _id(raw), None, None, 0.0, False)
     other = normal(row_text(see(twin_raw), twin_raw, text))
     here, there = _cut_up(wanted), _cut_up(other)
-    return Explanation(line, _id(raw), twin, _id(twin_raw), min(alike, 1.0), wanted == other,
+    return Explanation(line, _id(raw), twin, _id(twin_raw), min(alike, 1.0), wanted == other, near,
                        [s for s in here if s in there], [s for s in here if s not in there],
                        [s for s in there if s not in here])  # fmt: skip
 
@@ -434,8 +442,32 @@ def _altered(text: str, words: list[str], kind: str, rng: np.random.Generator) -
     return " ".join(words)
 
 
-def measure_planted(output_path: Path | str, duplicates: Path | str) -> dict[str, Any]:
-    """Recall (planted copies removed) and precision (removed rows that are planted copies) after `plant` and dedup."""
+@dataclass(frozen=True)
+class Planted:
+    """Recall (planted copies that were removed) and precision (removed rows that are planted copies)."""
+
+    recall: float
+    precision: float
+    by_kind: dict[str, dict[str, int]]
+    others_removed: int
+
+
+def measure_planted(folder: Path | str, rows: int = 5000, near: float = 0.8, seed: int = 0) -> Planted:
+    """Write random rows into the folder, plant copies (`plant`), remove duplicates, and count what was found."""
+    place = expand(folder)
+    rng = np.random.default_rng(seed)
+    words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(2, 10))) for _ in range(3000)]
+    with AtomicWriter(place / "base.jsonl") as out:
+        for number in range(rows):
+            asked, said = (" ".join(words[n] for n in rng.integers(len(words), size=size)) for size in (15, 110))
+            out.write({"instruction": asked, "output": said, "sample_id": f"row{number}"})
+    plant(place / "base.jsonl", place / "planted.jsonl", every=5, seed=seed)
+    result = dedup_jsonl(place / "planted.jsonl", place / "unique.jsonl", near=near)
+    return check_planted(place / "unique.jsonl", result.duplicates_path)
+
+
+def check_planted(output_path: Path | str, duplicates: Path | str) -> Planted:
+    """What became of the copies of `plant` in an output of `dedup_jsonl` and its duplicates file."""
     stayed, gone = dict.fromkeys(PLANTED, 0), dict.fromkeys(PLANTED, 0)
     others = 0
     with plain_files([expand(output_path), expand(duplicates)]) as (kept_file, gone_file):
@@ -452,7 +484,9 @@ def measure_planted(output_path: Path | str, duplicates: Path | str) -> dict[str
     true = [kind for kind in PLANTED if kind != "decoy"]
     caught, missed = sum(gone[k] for k in true), sum(stayed[k] for k in true)
     removed = caught + gone["decoy"] + others
-    return {"recall": caught / (caught + missed) if caught + missed else float("nan"),
-            "precision": caught / removed if removed else float("nan"),
-            "by_kind": {kind: {"removed": gone[kind], "kept": stayed[kind]} for kind in PLANTED},
-            "others_removed": others}  # fmt: skip
+    return Planted(
+        recall=caught / (caught + missed) if caught + missed else float("nan"),
+        precision=caught / removed if removed else float("nan"),
+        by_kind={kind: {"removed": gone[kind], "kept": stayed[kind]} for kind in PLANTED},
+        others_removed=others,
+    )

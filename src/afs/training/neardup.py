@@ -517,3 +517,70 @@ def text_column(index: Index, which: str, how: How | None) -> np.ndarray:
         with Near(index, 1.0, how, which):
             pass
     return index.columns["text"]
+
+
+# --- texts in memory ------------------------------------------------------------------------------------------------
+
+
+def _pairs_of(keys: np.ndarray, left: int) -> np.ndarray:
+    """Pairs of places that share a band's key, each with the first few of its bucket; shape [pairs, 2].
+
+    With `left` above 0 only pairs of a place below it and one at or above it.
+    """
+    order = np.argsort(keys, kind="stable")
+    new = np.ones(len(order), bool)
+    new[1:] = keys[order[1:]] != keys[order[:-1]]
+    found = []
+    for bucket in np.split(order, np.flatnonzero(new)[1:]):
+        if len(bucket) > 1:
+            ones, others = (bucket[bucket < left], bucket[bucket >= left]) if left else (bucket, bucket)
+            found += [(one, other) for one in ones.tolist() for other in others[:8].tolist() if one != other]
+    return np.array(found, "i8").reshape(-1, 2)
+
+
+def _signed(texts: Sequence[str]) -> tuple[list[bytes], np.ndarray]:
+    normalised = [normal(text) for text in texts]
+    made = [signatures(normalised[at : at + 64]) for at in range(0, len(normalised), 64)]
+    return normalised, np.concatenate(made) if made else np.zeros((0, _VALUES), "u4")
+
+
+def _near_pairs(texts: Sequence[str], threshold: float, left: int = 0) -> set[tuple[int, int]]:
+    check_threshold(threshold)
+    normalised, values = _signed(texts)
+    bands, width = bands_for(threshold)
+    found: set[tuple[int, int]] = set()
+    checked: set[tuple[int, int]] = set()
+
+    @lru_cache(maxsize=4096)
+    def hashes(place: int) -> np.ndarray:
+        return shingles([normalised[place]]).of(0)
+
+    full = np.array([bool(text) for text in normalised], bool)
+    for keys in _band_keys(values, bands, width) if len(values) else ():
+        for one, two in map(tuple, _pairs_of(keys, left).tolist()):
+            if (one, two) not in checked and full[one] and full[two]:
+                checked.add((one, two))
+                estimate = (values[one] == values[two]).mean()
+                if estimate >= threshold - _GREY and (
+                    normalised[one] == normalised[two] or jaccard(hashes(one), hashes(two)) >= threshold
+                ):
+                    found.add((one, two))
+    return found
+
+
+def like_any(texts: Sequence[str], others: Sequence[str], threshold: float) -> np.ndarray:
+    """Which texts are equal or near to one of the others."""
+    found = np.zeros(len(texts), bool)
+    if len(texts) and len(others):
+        same = {normal(other) for other in others} - {b""}
+        found[[place for place, text in enumerate(texts) if normal(text) in same]] = True
+        found[[one for one, _ in _near_pairs([*texts, *others], threshold, len(texts))]] = True
+    return found
+
+
+def text_clusters(texts: Sequence[str], threshold: float) -> np.ndarray:
+    """As `clusters`, for texts in memory."""
+    parent = np.arange(len(texts), dtype="i4")
+    pairs = np.array(sorted(_near_pairs(texts, threshold)), "i8").reshape(-1, 2)
+    join(parent, pairs[:, 0], pairs[:, 1])
+    return numbered(roots(parent, np.arange(len(parent))))
