@@ -23,10 +23,12 @@ class SampleError(ValueError):
     """A row that is no `TrainingSample`; the message names the field, the rule and, where known, the line."""
 
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+
+
 def content_id(*parts: Any) -> str:
     """16 hex digits of the SHA-256 of the parts as JSON: equal content gives equal ids on every machine."""
-    text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(parts).encode()).hexdigest()[:16]
 
 
 @dataclass

@@ -5,51 +5,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from afs.generators.base import BaseGenerator, TrainingSample
+from afs.generators.markdown import sections
 
 SKIPPED = {".git", ".venv", "node_modules", "build", "dist", "__pycache__"}
 MIN_BODY = 40
-_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$")
-_FENCE = re.compile(r"^\s*(```|~~~)")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and the text below it, up to the next heading; `trail` holds the headings above, outermost first."""
-
-    title: str
-    level: int
-    trail: tuple[str, ...]
-    body: str
-    line: int
-
-
-def sections(text: str) -> Iterator[Section]:
-    """The sections of a Markdown text. Lines in code fences are never headings."""
-    fence: str | None = None
-    above: list[tuple[int, str]] = []
-    title, level, line, body = "", 0, 1, []
-    for number, row in enumerate(text.splitlines(), 1):
-        mark = _FENCE.match(row)
-        if mark and (fence is None or mark.group(1) == fence):
-            fence = None if fence else mark.group(1)
-        heading = None if fence or mark else _HEADING.match(row)
-        if not heading:
-            body.append(row)
-            continue
-        if level:
-            yield Section(title, level, tuple(t for _, t in above), "\n".join(body).strip(), line)
-        new = len(heading.group(1))
-        above = [*above, (level, title)] if level else above
-        above = [(deep, t) for deep, t in above if deep < new]
-        title, level, line, body = heading.group(2), new, number, []
-    if level:
-        yield Section(title, level, tuple(t for _, t in above), "\n".join(body).strip(), line)
 
 
 class DocsGenerator(BaseGenerator):

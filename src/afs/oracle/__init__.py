@@ -1,0 +1,1 @@
+"""Training samples from a 65816 assembly code base (see `training_generator`)."""
