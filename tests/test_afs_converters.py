@@ -349,7 +349,7 @@ def test_usage_errors_name_the_near_ones(tmp_path):
     made = convert_file(source, format="alpaca")
     write(tmp_path / "o.jsonl", [{"messages": CHAT}])
     with pytest.raises(StepError, match="do not belong together"):
-        convert_back(tmp_path / "o.jsonl", meta=write(tmp_path / "m.jsonl", [*read(made.meta), {"row": 2}]))
+        convert_back(tmp_path / "o.jsonl", meta=write(tmp_path / "m.jsonl", [read(made.meta)[0], {"row": 2}]))
     with pytest.raises(UsageError, match="name its format"):
         convert_back(tmp_path / "o.jsonl")
     assert convert_back(tmp_path / "o.jsonl", format="messages").counts.out == 1
@@ -423,6 +423,7 @@ def test_outputs_load_in_datasets_and_train_in_trl(tmp_path):
         trainer = SFTTrainer(model=Qwen3ForCausalLM(config), args=SFTConfig(max_length=64, **options),
                              train_dataset=loaded[name], processing_class=words)  # fmt: skip
         assert trainer.train().global_step == 2
-    trainer = DPOTrainer(model=Qwen3ForCausalLM(config), args=DPOConfig(**options), train_dataset=loaded["dpo"],
+    trainer = DPOTrainer(model=Qwen3ForCausalLM(config), ref_model=Qwen3ForCausalLM(config),
+                         args=DPOConfig(**options), train_dataset=loaded["dpo"],
                          processing_class=words)  # fmt: skip
     assert trainer.train().global_step == 2
