@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # SNES I/O registers by Nintendo's names, in address order from the first address; "-" is a hole.
 # Source: public register lists of the S-PPU1/2, S-CPU (5A22) and its DMA unit.
@@ -50,7 +50,8 @@ _DATA = frozenset(
 
 
 def _reference(names: str) -> re.Pattern[str]:
-    """Groups: mnemonic, hex digits, name, index register. 
+    """Groups: mnemonic, hex digits, name, index register.
+
     One character set begins every match, which `re` skips to; no part runs past the next one, so time is linear.
     """
     return re.compile(
@@ -96,6 +97,10 @@ class SymbolTable:
 
     by_name: dict[str, int]
     addresses: frozenset[int]
+    seen: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"by_name": self.by_name, "addresses": self.addresses, "seen": {}}
 
     @classmethod
     def load(cls, paths: Iterable[Path | str]) -> SymbolTable:
@@ -138,7 +143,10 @@ def canonical(address: int) -> int:
 
 def kind(address: int) -> str:
     """What lies at an address: "wram", "register", "sram", "rom" or "nothing" (LoROM and HiROM maps)."""
-    address = canonical(address)
+    return _kind(canonical(address))
+
+
+def _kind(address: int) -> str:
     bank, low = address >> 16, address & 0xFFFF
     if bank in (0x7E, 0x7F):
         return "wram"
@@ -162,43 +170,63 @@ def coverage(text: str, symbols: SymbolTable = EMPTY) -> Coverage:
     return _extract(text, symbols)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=256)
 def _extract(text: str, symbols: SymbolTable) -> Coverage:
     places: dict[int | str, bool] = {}
-    proof = False
-    pattern = _NUMBERS_AND_NAMES if symbols.by_name else _NUMBERS
-    own = set(_DEFINED.findall(text)) if symbols.by_name else set()
-    for mnemonic, number, name, index in dict.fromkeys(pattern.findall("\n" + text)):
-        if mnemonic not in _DATA:
-            if mnemonic.upper() not in _DATA:
-                continue
+    proof, named, seen = False, bool(symbols.by_name), symbols.seen
+    for line in text.split("\n"):
+        # Half of the lines of a routine hold no number at all, and many come again in other samples.
+        if named or "$" in line:
+            found = seen.get(line)
+            if found is None:
+                found = _look_at(line, symbols)
+            is_proof, pairs = found
+            if pairs:
+                places.update(pairs)
+            proof = proof or is_proof
+    if named:
+        for name in _DEFINED.findall(text):
+            places.pop(name, None)
+    if not proof or not places:
+        return NONE
+    known = sum(places.values())
+    if known == len(places):
+        return Coverage(known, known, ())
+    unknown = tuple(p if isinstance(p, str) else f"${p:06X}" for p, known in places.items() if not known)
+    return Coverage(len(places), known, unknown)
+
+
+_Seen = tuple[bool, tuple[tuple[int | str, bool], ...]]
+
+
+def _look_at(line: str, symbols: SymbolTable) -> _Seen:
+    """(whether the line is certainly assembly, its places and whether they are known); remembered."""
+    proof, pairs = False, []
+    for mnemonic, number, name, index in (_NUMBERS_AND_NAMES if symbols.by_name else _NUMBERS).findall("\n" + line):
+        if mnemonic in _DATA:
+            proof = True
+        elif mnemonic.upper() in _DATA:
             proof = proof or mnemonic.lower() not in _WORDS
         else:
-            proof = True
+            continue
         if index in ("S", "s"):  # an offset on the stack
             continue
         if name:
-            _name(name, own, symbols, places)
+            address = symbols.by_name.get(name.lstrip("!").casefold())
+            if address is not None:
+                pairs.append((address, True))
+            elif name.startswith("!"):
+                pairs.append((name, False))
             continue
-        address, what = _look_up(number)
-        if address in symbols.addresses or what != "rom":
-            places[address] = address in symbols.addresses or what != "nothing"
-    if not proof or not places:
-        return NONE
-    unknown = tuple(p if isinstance(p, str) else f"${p:06X}" for p, known in places.items() if not known)
-    return Coverage(len(places), len(places) - len(unknown), unknown)
+        address = canonical(int(number, 16))
+        what, in_table = _kind(address), address in symbols.addresses
+        if in_table or what != "rom":
+            pairs.append((address, in_table or what != "nothing"))
+    if len(symbols.seen) >= _MAX_SEEN:
+        symbols.seen.clear()
+    found = symbols.seen[line] = proof, tuple(pairs)
+    return found
 
 
-def _name(name: str, own: set[str], symbols: SymbolTable, places: dict[int | str, bool]) -> None:
-    address = symbols.by_name.get(name.lstrip("!").casefold())
-    if address is not None:
-        places[address] = True
-    elif name.startswith("!") and name not in own:
-        places[name] = False
-
-
-@lru_cache(maxsize=1 << 16)
-def _look_up(number: str) -> tuple[int, str]:
-    """Canonical address and kind of an operand's hex digits."""
-    address = canonical(int(number, 16))
-    return address, kind(address)
+_MAX_SEEN = 1 << 14
+"""Lines that are remembered, some 5 MB."""

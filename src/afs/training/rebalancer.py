@@ -131,15 +131,16 @@ class _Look:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
+        self.rehearsal = "rehearsal" in self.names
         self.seen: dict[tuple[str, str, bool], tuple[str, str]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"names": self.names, "seen": {}}
+        return {**self.__dict__, "seen": {}}
 
     def __call__(self, view: RowView, raw: bytes) -> tuple[str, str, str, float]:
         source, domain = view.source or "unknown", view.domain or "general"
         score = view.quality_score
-        kept = b"rehearsal_version" in raw and _is_rehearsal(view)
+        kept = self.rehearsal and b"rehearsal_version" in raw and _is_rehearsal(view)
         found = self.seen.get((source, domain, kept))
         if found is None:
             if len(self.seen) > _SEEN:  # sources with running numbers
