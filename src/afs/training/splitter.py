@@ -16,8 +16,9 @@ The rules in full:
   splits exactly. When groups are too large for exact counts, the nearest counts that were reached are reported.
 - A source is a document when at most half of the smallest split, and at most 1,000 rows, name it; others are kinds
   ("oracle", "claude-export") that say nothing about what belongs together. `group_by` overrides the rule.
-- Rows that an earlier run dealt keep their split. A new row that joins groups of different splits is left out, in
-  `bridging.jsonl`: in either split it would leak. Other new rows follow their group.
+- Rows that an earlier run dealt keep their split, known by text and session. The new rows of a group that holds rows
+  of different splits are left out, in `bridging.jsonl`: in either split they would leak. Other new rows follow their
+  group. A source that was dealt as a kind stays a kind.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ import orjson
 
 from afs.rows import NAME, Index, RowView, copy_rows, family, plain_files, read_at, scan
 from afs.step import How, Report, Step, StepError, UsageError, expand
-from afs.training.neardup import TextColumn, check_threshold, clusters, join, numbered, roots
+from afs.training.neardup import check_threshold, clusters, fingerprint, join, normal, numbered, roots, row_text
 
 SPLITS = ("train", "val", "test")
 MOST_OF_A_DOCUMENT = 1000
@@ -153,27 +155,39 @@ class _Columns:
     text: bool
 
     def __call__(self, view: RowView, raw: bytes) -> tuple:
-        found = [view.domain or "general", family(view.source)]
+        found: list[Any] = [view.domain or "general", _family(view.source)]
         if self.stratify_by not in (None, "domain"):
             value = row_key(view, raw, self.stratify_by)
             found.append("(none)" if value is None else str(value))
         for key in self.keys:
-            found.append(_code(_session(view, raw) if key == "session" else view.source if key == "source"
-                               else row_key(view, raw, key), key))  # fmt: skip
-        return (*found, *TextColumn()(view, raw)) if self.text else tuple(found)
+            if key == "session":
+                found.append(_code(_session(view, raw)) if b"session" in raw else 0)
+            elif key == "source":
+                found.append(_source_code(view.source))
+            else:
+                found.append(_code(row_key(view, raw, key)))
+        if self.text:
+            found.append(fingerprint(normal(row_text(view, raw))))
+        return tuple(found)
 
 
-def _code(value: Any, key: str) -> int:
+def _code(value: Any) -> int:
     """32 bits of a value, 0 for none. Two values with one code are only kept together, so 32 are enough."""
-    if value is None or value == "" or (key == "source" and value in _NO_DOCUMENT):
+    if value is None or value == "":
         return 0
     text = value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
     return zlib.crc32(text.encode("utf-8", "surrogatepass")) or 1
 
 
+_family = lru_cache(maxsize=1024)(family)
+
+
+@lru_cache(maxsize=1024)
+def _source_code(source: str | None) -> int:
+    return 0 if source in _NO_DOCUMENT else _code(source)
+
+
 def _session(view: RowView, raw: bytes) -> Any:
-    if b"session" not in raw:
-        return None
     found = view.metadata
     for key in ("session_id", "session"):
         if found.get(key) not in (None, ""):
@@ -273,7 +287,7 @@ class _Plan:
 
     def run(self, plain: list[Path], known: dict) -> None:
         index, keys = self._scan(plain)
-        groups = self._groups(index, keys)
+        groups = self._groups(index, keys, known)
         split, held = self._follow(index, keys, groups, known)
         self._deal(index, groups, split, held)
         leaks = self._leaks(index, keys, groups, split, held)
@@ -305,55 +319,67 @@ class _Plan:
                 raise UsageError(f"no row has the key {key!r} to group by; there are: {', '.join(_keys_of(index))}")
         return index, keys
 
-    def _groups(self, index: Index, keys: tuple[str, ...]) -> np.ndarray:
+    def _groups(self, index: Index, keys: tuple[str, ...], known: dict) -> np.ndarray:
         """A group number per row."""
         self.used = [f"near-duplicates (similarity {self.near})" if self.by_near else "equal texts"]
         first = clusters(index, self.near, self.step.how) if self.by_near else index.columns["text"]
         for key in keys:
             codes = index.columns[f"key {key}"]
             if key == "source" and self.group_by is None:
-                self._keep_documents(codes)
+                self._keep_documents(codes, _look_up(known.get("text"), index.columns["text"]))
             elif codes.any():
                 self.used.append(key)
         return _united([first, index.columns["text"], *(index.columns[f"key {key}"] for key in keys)])
 
-    def _keep_documents(self, codes: np.ndarray) -> None:
-        """Clear the codes of sources that are kinds."""
+    def _keep_documents(self, codes: np.ndarray, earlier: np.ndarray) -> None:
+        """Clear the codes of sources that are kinds: too large, or dealt as kinds by an earlier run."""
         smallest = min(ratio for ratio in self.ratios if ratio)
         limit = min(MOST_OF_A_DOCUMENT, max(1, floor(smallest * len(codes) / 2)))
         values, inverse, sizes = np.unique(codes, return_inverse=True, return_counts=True)
-        kinds = (sizes > limit) & (values != 0)
+        lowest, highest = np.full(len(values), 9, "i1"), np.full(len(values), -1, "i1")
+        dealt = np.flatnonzero(earlier >= 0)
+        np.minimum.at(lowest, inverse[dealt], earlier[dealt])
+        np.maximum.at(highest, inverse[dealt], earlier[dealt])
+        kinds = ((sizes > limit) | ((highest >= 0) & (lowest != highest))) & (values != 0)
         codes[kinds[inverse]] = 0
-        documents = int(((sizes <= limit) & (sizes > 1) & (values != 0)).sum())
+        documents = int((~kinds & (sizes > 1) & (values != 0)).sum())
         self.step.details["sources"] = {"documents": documents, "kinds": int(kinds.sum()), "most_rows": limit}
         if documents:
             self.used.append(f"source ({documents:,} documents of at most {limit:,} rows)")
 
     def _follow(self, index: Index, keys, groups: np.ndarray, known: dict) -> tuple[np.ndarray, np.ndarray]:
-        """(split of the rows that earlier runs decide, -1 of the others; rows that join groups of different splits)."""
-        split = _look_up(known.get("text"), index.columns["text"])
-        held = np.zeros(len(index), bool)
+        """(split of the rows that earlier runs decide, -1 of the others; rows that join groups of different splits).
+
+        A row is of old when its text is known and its session, if it has one, is known in the same split.
+        """
+        by_text = _look_up(known.get("text"), index.columns["text"])
         if not known:
-            return split, held
+            return by_text, np.zeros(len(index), bool)
         count = int(groups.max()) + 1
-        old = split >= 0
+        known_text = by_text >= 0
+        old = known_text.copy()
+        by_session = np.full(len(index), -1, "i1")
+        if "session" in keys:
+            sessions = index.columns["key session"]
+            by_session = np.where(sessions != 0, _look_up(known.get("session"), sessions.astype("u8")), -1)
+            old &= (sessions == 0) | (by_session == by_text)
         lowest, highest = np.full(count, 9, "i1"), np.full(count, -1, "i1")
-        np.minimum.at(lowest, groups[old], split[old])
-        np.maximum.at(highest, groups[old], split[old])
+        for votes in (by_text, by_session):
+            rows = np.flatnonzero(votes >= 0)
+            np.minimum.at(lowest, groups[rows], votes[rows])
+            np.maximum.at(highest, groups[rows], votes[rows])
         torn = (highest >= 0) & (lowest != highest)
         held = torn[groups] & ~old
-        split = np.where(old, split, np.where(torn[groups], -1, highest[groups])).astype("i1")
-        # A group of new rows only may still belong to a session or document of old.
-        for kind in ("session", "source"):
-            if kind in keys:
-                codes = index.columns[f"key {kind}"]
-                vote = np.where(codes != 0, _look_up(known.get(kind), codes.astype("u8")), -1)
-                asked = np.flatnonzero((split < 0) & ~held & (vote >= 0))
-                of_group = np.full(count, -1, "i1")
-                of_group[groups[asked][::-1]] = vote[asked][::-1]  # the first row's vote counts
-                split = np.where((split < 0) & ~held, of_group[groups], split).astype("i1")
-        kept = int(old.sum())
-        self.step.note(f"{kept:,} rows keep the split that {self.folder / 'assignments.jsonl'} gives their text")
+        split = np.where(old, by_text, np.where(torn[groups], -1, highest[groups])).astype("i1")
+        if "source" in keys:
+            codes = index.columns["key source"]
+            votes = np.where(codes != 0, _look_up(known.get("source"), codes.astype("u8")), -1)
+            asked = np.flatnonzero((split < 0) & ~held & (votes >= 0))
+            of_group = np.full(count, -1, "i1")
+            of_group[groups[asked][::-1]] = votes[asked][::-1]  # the first row's vote counts
+            split = np.where((split < 0) & ~held, of_group[groups], split).astype("i1")
+        self.step.note(f"{int((known_text & ~held).sum()):,} rows keep the split that "
+                       f"{self.folder / 'assignments.jsonl'} gives their text")  # fmt: skip
         return split, held
 
     def _deal(self, index: Index, groups: np.ndarray, split: np.ndarray, held: np.ndarray) -> None:
@@ -363,7 +389,9 @@ class _Plan:
         sizes = np.bincount(groups[chosen], minlength=int(groups.max()) + 1)
         open_rows = chosen[split[chosen] < 0]
         of_group = np.full(len(sizes), -1, "i1")
-        stratum = _main_stratum(groups[open_rows], labels[open_rows], len(sizes))
+        # All rows of a group count for the stratum of most of them, so that whole groups can fill a stratum exactly.
+        stratum = _main_stratum(groups[chosen], labels[chosen], len(sizes))
+        labels = stratum[groups]
         rank = self._rank(index, groups, len(sizes))
         totals = np.bincount(labels[chosen], minlength=len(names))
         targets = stratum_targets({name: int(totals[place]) for place, name in enumerate(names)}, self.ratios)
@@ -522,8 +550,8 @@ def _main_stratum(groups: np.ndarray, labels: np.ndarray, count: int) -> np.ndar
 
 def _shared(groups: np.ndarray, split: np.ndarray) -> int:
     """How many groups have rows in more than one split."""
-    found = np.unique(groups.astype("i8") * 4 + split)
-    return int((np.bincount(found // 4) > 1).sum()) if len(found) else 0
+    count = int(groups.max()) + 1 if len(groups) else 0
+    return int((sum(np.bincount(groups[split == place], minlength=count) > 0 for place in range(3)) > 1).sum())
 
 
 def seeded_hash(keys: np.ndarray, seed: int) -> np.ndarray:
