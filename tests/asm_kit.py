@@ -9,7 +9,8 @@ import numpy as np
 _VERBS = "load store move check update draw clear reset spawn hit turn open close wait count copy".split()
 _NOUNS = "hero door chest timer enemy sprite tile palette music menu item camera shadow flag room score".split()
 _ALU = "lda sta adc sbc and ora eor cmp".split()
-_FORMS = ("${d:02X}", "${a:04X}", "${d:02X},x", "${a:04X},x", "${a:04X},y", "(${d:02X}),y", "[${d:02X}]", "(${d:02X},x)")
+_FORMS = ("${d:02X}", "${a:04X}", "${d:02X},x", "${a:04X},x", "${a:04X},y", "(${d:02X}),y", "[${d:02X}]",
+          "(${d:02X},x)")  # fmt: skip
 _BRANCHES = "beq bne bcc bcs bmi bpl bra".split()
 _SIMPLE = "inx iny dex dey tax tay txa tya pha pla clc sec xba nop".split()
 

@@ -13,11 +13,11 @@ from typing import Any
 
 _WHERE = {
     "make_data": "data", "load_examples": "data", "DataReport": "data",
-    "corrupt": "corrupt", "KINDS": "corrupt",
-    "ASMElectra": "electra", "ElectraConfig": "electra",
-    "train": "train", "TrainConfig": "train", "make_tiny_base": "train",
+    "KINDS": "corrupt", "Corruption": "corrupt",
+    "ASMElectra": "electra",
+    "train_discriminator": "train", "TrainConfig": "train", "make_tiny_base": "train",
     "score_jsonl": "rows", "filter_jsonl": "rows", "ElectraScorer": "rows", "electra_scorer": "rows",
-    "evaluate": "evaluate",
+    "evaluate_model": "evaluate",
 }  # fmt: skip
 __all__ = sorted(_WHERE)
 
@@ -25,8 +25,7 @@ __all__ = sorted(_WHERE)
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_WHERE[name]}")
-    return module if name == _WHERE[name] else getattr(module, name)
+    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
 
 
 def __dir__() -> list[str]:

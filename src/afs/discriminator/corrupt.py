@@ -141,7 +141,8 @@ def _operand(s: Statement, rng: np.random.Generator, *_: Collection[str]) -> Mad
     if s.operand.strip():
         yield s.mnemonic, ""
     else:
-        for new in _shuffled(rng, [f"${rng.integers(256):02X}", f"${rng.integers(0x10000):04X}", f"#${rng.integers(256):02X}"]):
+        byte, word = rng.integers(256), rng.integers(0x10000)
+        for new in _shuffled(rng, [f"${byte:02X}", f"${word:04X}", f"#${byte:02X}"]):
             yield s.mnemonic, new
 
 

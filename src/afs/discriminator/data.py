@@ -264,13 +264,17 @@ def _report(
 
 @dataclass(frozen=True)
 class Example:
-    """One row: the text, 0 real or 1 fake, the kind of corruption ("" for real ones), the group and the split."""
+    """One row: the text, 0 real or 1 fake, the kind of corruption ("" for real ones), the group and the split.
+
+    A real routine and its broken twins have the same `twin`.
+    """
 
     text: str
     label: int
     corruption: str
     group: str
     split: str
+    twin: str = ""
 
 
 def load_examples(path: Path | str) -> list[Example]:
@@ -296,7 +300,7 @@ def load_examples(path: Path | str) -> list[Example]:
                             f"(fake)")  # fmt: skip
         group = str(row.value.get("group") or f"row {row.line}")
         found.append(Example(text, int(label), row.value.get("corruption") or "", group,
-                             str(row.value.get("split") or "train")))  # fmt: skip
+                             str(row.value.get("split") or "train"), f"{group}:{row.value.get('line')}"))  # fmt: skip
     if not found:
         raise StepError(f"{path} has no rows; make it with `afs discriminator data`")
     return found
