@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from afs.training.registry import NEXT, STATUSES, ModelRegistry, RegistryError, list_table
+from afs.training.registry import NEXT, STATUSES, ModelRegistry, RegistryError, list_table, parse_metrics
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -120,6 +120,13 @@ def test_the_newest_metric_counts_and_the_history_stays(registry):
             registry.record_metrics(key, loss=bad)
     with pytest.raises(RegistryError, match="no metric given"):
         registry.record_metrics(key)
+
+
+def test_metrics_of_a_command_line():
+    assert parse_metrics(["loss=0.5", "a=b=-1e-3"]) == {"loss": 0.5, "a=b": -0.001}
+    for bad in ("loss", "loss=", "=1", "loss=low"):
+        with pytest.raises(RegistryError, match="must look like NAME=NUMBER"):
+            parse_metrics([bad])
 
 
 def test_artifacts_are_hashed(registry, tmp_path):

@@ -114,6 +114,13 @@ def test_profiles_are_as_the_guide_says():
         ScoringConfig.from_profile("dialog")
 
 
+def test_settings_from_flags():
+    assert ScoringConfig.from_flags(electra_model_path=None, use_asar=None) == ScoringConfig()
+    found = ScoringConfig.from_flags("asm", {"length": 0.5, "style": 1.0}, batch_size=128, use_asar=False)
+    assert found.weights == ScoringWeights(0.45, 0.4, 0.1, 0.5, more={"style": 1.0})
+    assert (found.batch_size, found.use_asar) == (128, False)
+
+
 # --- the formula ----------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from afs.step import UsageError, expand
 from afs.training.experiment import Artifact, Comparison, Experiment, list_table
 
 __all__ = ["DEFAULT_PATH", "NEXT", "STATUSES", "Artifact", "Comparison", "Experiment", "ModelRegistry", "RegistryError",
-           "list_table"]  # fmt: skip
+           "list_table", "parse_metrics"]  # fmt: skip
 DEFAULT_PATH = "~/.afs/registry.sqlite"
 STATUSES = ("pending", "running", "completed", "failed", "cancelled")
 NEXT = {
@@ -62,6 +62,24 @@ CREATE TABLE IF NOT EXISTS artifacts (
 
 class RegistryError(UsageError):
     """The registry cannot do what was asked; nothing was changed."""
+
+
+def parse_metrics(texts: Iterable[str]) -> dict[str, float]:
+    """`["final_loss=0.42", …]` as a mapping.
+
+    Raises:
+        RegistryError: a text is no NAME=NUMBER.
+    """
+    found = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise RegistryError(f"metric {text!r} must look like NAME=NUMBER, for example final_loss=0.42")
+    return found
 
 
 class ModelRegistry:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from afs import plugins
 from afs.step import StepError, UsageError, expand
@@ -122,6 +122,20 @@ class ScoringConfig:
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ScoringError(f"no scoring profile {profile!r}; known: {', '.join(PROFILES)}{hint}")
         return cls(**{**PROFILES[profile], **changes})
+
+    @classmethod
+    def from_flags(cls, profile: str | None = None, weights: dict[str, float] | None = None, **settings: Any) -> Self:
+        """Settings as a command line gives them: a profile (default: the four default weights), single weights over
+        it, and settings of which None means "not given".
+
+        Raises:
+            ScoringError: no such profile, or a value that breaks its rule.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        made = cls(**given) if profile is None else cls.from_profile(profile, **given)
+        if not weights:
+            return made
+        return replace(made, weights=ScoringWeights.from_dict({**made.weights.to_dict(), **weights}))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values of everything that decides a score (not batch_size and device, which do not)."""
