@@ -88,6 +88,10 @@ def test_separate_thinking_has_its_own_key_in_every_row(tmp_path):
     rows = read(convert_file(late, format="alpaca").output)
     assert {tuple(row) for row in rows} == {("instruction", "input", "output", "thinking")}
     assert rows[-1]["thinking"] == "T" and rows[0]["thinking"] == ""
+    chat = {"messages": [CHAT[0], {**CHAT[1], "reasoning_content": "T"}]}
+    late = write(tmp_path / "late.jsonl", [{**none, "output": "x" * 1000}] * 1200 + [chat])
+    rows = read(convert_file(late, format="messages").output)
+    assert rows[-1]["messages"][1]["thinking"] == "T" and rows[0]["messages"][1]["thinking"] == ""
 
 
 @pytest.mark.parametrize("name,mode", [("alpaca", "none"), ("openai", "separate"), ("llama_cpp", "separate")])
@@ -169,7 +173,7 @@ def chats(draw):
 @pytest.mark.parametrize("name", LOSSLESS)
 @given(rows=st.lists(samples() | chats(), min_size=1, max_size=6), spaced=st.booleans(), crlf=st.booleans(),
        mode=st.sampled_from(["none", "separate", "embedded", "special_tokens"]), system=st.none() | texts)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_way_back_is_exact(tmp_path_factory, name, rows, spaced, crlf, mode, system):
     folder = tmp_path_factory.mktemp("round")
     end = b"\r\n" if crlf else b"\n"
@@ -193,7 +197,7 @@ def test_the_way_back_is_exact(tmp_path_factory, name, rows, spaced, crlf, mode,
 
 @pytest.mark.parametrize("name", [n for n in LOSSLESS if n != "parquet"])
 @given(row=samples(), mode=st.sampled_from(["separate", "embedded", "special_tokens"]), system=st.none() | texts)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_bytes_and_values_give_the_same_row(tmp_path_factory, name, row, mode, system):
     """The file way (on bytes) and `convert` (on values) agree."""
     folder = tmp_path_factory.mktemp("ways")

@@ -58,8 +58,8 @@ class Converter:
         self.target, self.thinking, self.system, self.pad = target, thinking, system, pad
         self.name, self.title, self.drops = target.name, target.title, target.drops
         self.extension, self.layout, self.lossless = target.extension, target.layout, True
-        self._marks = _MARKS.get(thinking)
-        self._own_key = thinking == "separate" and target.separate
+        self.marks = _MARKS.get(thinking)
+        self.own_key = thinking == "separate" and target.separate  # thinking travels under a key of its own
 
     def convert(self, sample: TrainingSample | dict[str, Any]) -> dict[str, Any]:
         """The row of one sample (or of one row in any format that can be read).
@@ -113,16 +113,16 @@ class Converter:
             del row["input"]
         lost, own = "", None
         if thought:
-            if self._own_key:
+            if self.own_key:
                 own = row.pop("thinking")
-            elif self._marks:
-                before, after = self._marks
+            elif self.marks:
+                before, after = self.marks
                 answer = f"{before}{thought}{after}{answer}"
                 record["thought"] = len(thought)
                 del row["thinking"]
             else:
                 lost = "thinking"
-        elif self._own_key and self.pad:
+        elif self.own_key and self.pad:
             own = ""
         if self.target.name == "alpaca":
             out: dict[str, Any] = {"instruction": question, "input": extra or "", "output": answer}
@@ -199,18 +199,13 @@ class Converter:
         return texts
 
     def _unmarked(self, answer: str, size: int) -> tuple[str, str]:
-        before, after = self._marks or _TAGS
+        before, after = self.marks or _TAGS
         start = len(before)
         return answer[start : start + size], answer[start + size + len(after) :]
 
     def marked(self, thought: str, answer: str) -> str | None:
         """The answer with its thinking by this policy; None when the policy does not write it into the answer."""
-        return f"{self._marks[0]}{thought}{self._marks[1]}{answer}" if self._marks else None
-
-    @property
-    def own_key(self) -> bool:
-        """Whether thinking travels under a key of its own."""
-        return self._own_key
+        return f"{self.marks[0]}{thought}{self.marks[1]}{answer}" if self.marks else None
 
 
 def _check_text(value: Any) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import orjson
 
-from afs.generators.base import FIELDS
 from afs.jsonl import MAX_LINE, BadRow, Counts, lines, open_rows, parse_row
 from afs.rows import Part, family
 from afs.rows import _block as block_of
@@ -53,11 +52,13 @@ class _Seen(msgspec.Struct, gc=False):
     system: msgspec.Raw = _NONE
     history: msgspec.Raw = _NONE
 
+    def is_chat(self) -> bool:
+        return bool(self.messages or self.conversations or self.conversation or self.chosen or self.rejected
+                    or self.system or self.history)  # fmt: skip
+
 
 _decode = msgspec.json.Decoder(_Seen).decode
-_KNOWN = frozenset(FIELDS)
-_OFTEN = ("domain", "source", "sample_id", "quality_score", "_metadata")
-_SELDOM = ("teacher_model", "teacher_prompt", "timestamp", "kg_entities", "kg_validated")
+_COUNTED = frozenset(("domain", "source", "sample_id", "quality_score", "_metadata"))
 
 
 @dataclass
@@ -75,13 +76,11 @@ class Done:
     lost: Counter = field(default_factory=Counter)
     refused: list[tuple[int, str]] = field(default_factory=list)
     thinking: int = 0
-    ones: list[int] = field(default_factory=lambda: [0] * 5)
 
     def packed(self) -> Done:
         """With its lines joined, which travel faster between processes."""
         self.out = [b"\n".join([*self.out, b""])]
         self.records = [b"\n".join([*self.records, b""])]
-        self.kept.update(dict(zip(_OFTEN, self.ones, strict=True)))
         self.kept = +self.kept
         folded: Counter = Counter()
         for source, n in self.sources.items():
@@ -92,11 +91,10 @@ class Done:
 
 @dataclass(frozen=True)
 class _Skeleton:
-    """The constant bytes of a row between question (instruction, input), answer and thinking."""
+    """The constant bytes of a row around question (and input), answer and thinking, which come in this order."""
 
     pieces: tuple[bytes, ...]
     sizes: bytes | None  # of the record, before those of question and answer
-    order: tuple[str, ...]
 
 
 def _skeleton(converter: Converter, thinking: bool) -> _Skeleton:
@@ -105,22 +103,21 @@ def _skeleton(converter: Converter, thinking: bool) -> _Skeleton:
         row["thinking"] = _T
     done = converter.convert_row(row)
     text = orjson.dumps(done.out)
-    pieces, order, at = [], [], 0
+    pieces, at = [], 0
     found = sorted((place, mark) for mark in (_Q, _I, _A, _T) if (place := text.find(mark.encode())) >= 0)
     for place, mark in found:
         pieces.append(text[at:place])
-        order.append(mark[1])
         at = place + len(mark.encode())
     notes = ""
     if "sizes" in done.record:
         roles = f'"roles":{orjson.dumps(done.record["roles"]).decode()},' if "roles" in done.record else ""
         notes = f',{roles}"sizes":[' + "".join(f"{n}," for n in done.record["sizes"][:-2])
-    return _Skeleton((*pieces, text[at:]), notes.encode() or None, tuple(order))
+    return _Skeleton((*pieces, text[at:]), notes.encode() or None)
 
 
 def _chars(raw: bytes) -> int:
-    """Characters of the text in a JSON string."""
-    return len(raw) - 2 if raw.isascii() and b"\\" not in raw else len(orjson.loads(raw))
+    """Characters of the text between the quotes of a JSON string."""
+    return len(raw) if raw.isascii() and b"\\" not in raw else len(orjson.loads(b'"%b"' % raw))
 
 
 @dataclass
@@ -133,129 +130,111 @@ class PartConverter:
 
     def __call__(self, part: Part) -> Done:
         done = Done()
-        fast = self._prepare()
         block = block_of(part)
         if block is None or len(block[0]) > self.max_line:
             with open_rows(part.path) as source:
                 for number, offset, length, raw in lines(source, self.max_line, (part.start, part.end)):
-                    if not raw or raw.isspace():
-                        done.counts.blank += 1
-                    elif length > self.max_line:
-                        reason = f"over-long: {length} bytes, the limit is {self.max_line}"
-                        done.counts.read += 1
-                        self._set_aside(done, BadRow(part.name, number, offset, length, reason, raw), None)
-                    else:
-                        self._slow(done, part, number, offset, raw)
+                    self._checked(done, part, number, offset, length, raw)
             return done.packed()
         data, at = block
         rows = data.split(b"\n")
         if not rows[-1]:
             rows.pop()
-        for number, raw in enumerate(rows, 1):
-            if raw[-1:] == b"\r":
-                raw, at = raw[:-1], at + 1
-            if fast is None or not self._fast(done, raw):
-                bare = raw.removesuffix(b"\r")
-                if not bare or bare.isspace():
-                    done.counts.blank += 1
-                else:
-                    self._slow(done, part, number, at, bare)
-            at += len(raw) + 1
+        if isinstance(self.converter, Converter) and not self.converter.target.pairs:
+            self._on_bytes(done, part, rows, at)
+        else:
+            for number, raw in enumerate(rows, 1):
+                self._slow(done, part, number, at, raw)
+                at += len(raw) + 1
         return done.packed()
 
-    def _prepare(self) -> bool | None:
-        """Skeletons of a row without and with thinking; None when only the slow way is right."""
+    def _on_bytes(self, done: Done, part: Part, rows: list[bytes], at: int) -> None:
+        """Convert rows on their bytes; those in another form than the refinery's own go the slow way.
+
+        One long loop: a call per row and thing to count would double its time.
+        """
         made = self.converter
-        if not isinstance(made, Converter) or made.target.pairs:
-            return None
-        self._plain, self._with = _skeleton(made, False), _skeleton(made, True) if made.own_key else None
-        marks = made._marks
-        self._before, self._after = ((orjson.dumps(m)[1:-1] for m in marks) if marks else (b"", b""))
-        self._alpaca = made.name == "alpaca"
-        return True
-
-    def _fast(self, done: Done, raw: bytes) -> bool:
-        """Convert a row on its bytes; False when it is not in the form that this knows."""
-        try:
-            row = _decode(raw)
-            if not raw.isascii():
-                raw.decode()
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return False
-        asked, said, extra, thought = row.instruction, row.output, row.input, row.thinking
-        # The texts in their places at the front of the row, without spaces between: then the rest is one piece.
-        one = 15 + len(asked)
-        two = one + 10 + len(said)
-        three = two + 9 + len(extra)
-        four = three + 12 + len(thought)
-        if (raw[one : one + 10] != b',"output":' or raw[two : two + 9] != b',"input":' or raw[:15] != b'{"instruction":'
-                or raw[three : three + 12] != b',"thinking":' or raw[four : four + 2] != b',"'
-                or row.messages or row.conversations or row.conversation or row.chosen or row.rejected or row.system
-                or row.history):  # fmt: skip
-            return False
-        question, answer, extra, own = raw[15:one], raw[one + 10 : two], raw[two + 9 : three], raw[three + 12 : four]
-        if question[0] != 34 or answer[0] != 34 or extra[0] != 34 or own[0] not in b'"n':
-            return False
-        notes = b""
-        skeleton, rest = self._plain, raw[four + 1 :]
-        if len(own) > 4 or own[0] == 34:
-            done.thinking += len(own) > 2
-            if len(own) == 2:
-                rest = b'"thinking":"",' + rest
-            elif self._with is not None:
-                skeleton = self._with
-            elif self._before:
-                answer = b'"%b%b%b%b' % (self._before, own[1:-1], self._after, answer[1:])
-                notes = b',"thought":%d' % _chars(own)
+        plain = _skeleton(made, False)
+        with_own = _skeleton(made, True) if made.own_key else None
+        before, after = (orjson.dumps(mark)[1:-1] for mark in made.marks) if made.marks else (b"", b"")
+        alpaca = made.name == "alpaca"
+        domains, sources, out, records = [], [], done.out, done.records
+        ids = scores = metas = thinking = 0
+        for number, raw in enumerate(rows, 1):
+            start, at = at, at + len(raw) + 1
+            try:
+                row = _decode(raw)
+                if not raw.isascii():
+                    raw.decode()
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                self._slow(done, part, number, start, raw)
+                continue
+            # The texts in their places at the front of the row, without spaces between: then the rest is one piece.
+            one = 15 + len(row.instruction)
+            two = one + 10 + len(row.output)
+            three = two + 9 + len(row.input)
+            four = three + 12 + len(row.thinking)
+            own = raw[three + 12 : four]
+            if (raw[one - 1 : one + 11] != b'","output":"' or raw[two - 1 : two + 10] != b'","input":"'
+                    or raw[three - 1 : three + 12] != b'","thinking":' or raw[:16] != b'{"instruction":"'
+                    or raw[four : four + 2] != b',"' or raw[-1] != 125 or row.is_chat()
+                    or own != b"null" and (own[0] != 34 or not (before or with_own) and len(own) > 2)):  # fmt: skip
+                self._slow(done, part, number, start, raw)
+                continue
+            question, answer, extra = raw[16 : one - 1], raw[one + 11 : two - 1], raw[two + 10 : three - 1]
+            notes, pieces, rest = b"", plain.pieces, raw[four + 1 :]
+            if own != b"null":
+                if len(own) == 2:
+                    rest = b'"thinking":"",' + rest
+                elif with_own is not None:
+                    pieces, thinking = with_own.pieces, thinking + 1
+                else:
+                    answer = b"".join((before, own[1:-1], after, answer))
+                    notes = b',"thought":%d' % _chars(own[1:-1])
+            if alpaca:
+                line = (pieces[0], question, pieces[1], extra, pieces[2], answer, pieces[3])
             else:
-                return False  # it would be lost: the slow way counts such rows
-        self._emit(done, skeleton, (question, answer, extra, own), notes, rest)
-        self._tally(done, row, rest)
-        return True
+                if extra:
+                    notes += b',"input_at":%d' % _chars(question)
+                    question = b"%b\\n\\n%b" % (question, extra)
+                if plain.sizes is not None:
+                    notes += b"%b%d,%d]" % (plain.sizes, _chars(question), _chars(answer))
+                line = (pieces[0], question, pieces[1], answer, pieces[2])
+            if len(pieces) > len(plain.pieces):
+                line += (own[1:-1], pieces[-1])
+            out.append(b"".join(line))
+            records.append(b'%b,"kept":{%b}' % (notes, rest))
+            domains.append(row.domain)
+            sources.append(row.source)
+            ids += row.sample_id != ""
+            scores += row.quality_score != 0
+            size = len(row.metadata)
+            metas += size > 4 or size == 3
+            if (raw[-13 - size : -1 - size] != b'"_metadata":' or row.teacher_model or row.teacher_prompt
+                    or row.timestamp or row.kg_entities or row.kg_validated or len(row.embedding) > 4):  # fmt: skip
+                more = orjson.loads(b"{" + rest)
+                done.kept.update([key for key, found in more.items() if found and key not in _COUNTED])
+        done.counts.read += len(domains)
+        done.counts.out += len(domains)
+        done.thinking += thinking
+        done.domains.update(domains)
+        done.sources.update(sources)
+        done.kept.update({"domain": len(domains) - domains.count(""), "source": len(sources) - sources.count(""),
+                          "sample_id": ids, "quality_score": scores, "_metadata": metas})  # fmt: skip
 
-    def _emit(self, done: Done, skeleton: _Skeleton, texts: tuple, notes: bytes, rest: bytes) -> None:
-        question, answer, extra, own = texts
-        pieces = skeleton.pieces
-        if self._alpaca:
-            if len(pieces) == 5:
-                out = b"".join((pieces[0], question[1:-1], pieces[1], extra[1:-1], pieces[2], answer[1:-1], pieces[3],
-                                own[1:-1], pieces[4]))  # fmt: skip
-            else:
-                out = b"".join((pieces[0], question[1:-1], pieces[1], extra[1:-1], pieces[2], answer[1:-1], pieces[3]))
-        else:
-            if len(extra) > 2:
-                notes += b',"input_at":%d' % _chars(question)
-                question = b'%b\\n\\n%b' % (question[:-1], extra[1:])
-            if skeleton.sizes is not None:
-                notes += b"%b%d,%d]" % (skeleton.sizes, _chars(question), _chars(answer))
-            if len(pieces) == 4:
-                out = b"".join((pieces[0], question[1:-1], pieces[1], answer[1:-1], pieces[2], own[1:-1], pieces[3]))
-            else:
-                out = b"".join((pieces[0], question[1:-1], pieces[1], answer[1:-1], pieces[2]))
-        done.out.append(out)
-        done.records.append(b'%b,"kept":{%b}' % (notes, rest))
-
-    def _tally(self, done: Done, row: _Seen, rest: bytes) -> None:
+    def _checked(self, done: Done, part: Part, number: int, offset: int, length: int, raw: bytes) -> None:
+        if length <= self.max_line:
+            self._slow(done, part, number, offset, raw)
+            return
         done.counts.read += 1
-        done.counts.out += 1
-        done.sources[row.source] += 1
-        done.domains[row.domain] += 1
-        ones = done.ones
-        ones[0] += row.domain != ""
-        ones[1] += row.source != ""
-        ones[2] += row.sample_id != ""
-        ones[3] += row.quality_score != 0
-        # Seldom filled: one look at all of them together.
-        if (row.teacher_model or row.teacher_prompt or row.timestamp or row.kg_entities or row.kg_validated
-                or len(row.embedding) > 4):  # fmt: skip
-            done.kept.update([name for name in _SELDOM if getattr(row, name)])
-            done.kept["embedding"] += len(row.embedding) > 4
-        ones[4] += len(row.metadata) > 4
-        if not rest.endswith(b'"_metadata":%b}' % row.metadata):
-            more = orjson.loads(b"{" + rest)
-            done.kept.update([key for key, found in more.items() if found and key not in _KNOWN])
+        reason = f"over-long: {length} bytes, the limit is {self.max_line}"
+        self._set_aside(done, BadRow(part.name, number, offset, length, reason, raw), None)
 
     def _slow(self, done: Done, part: Part, number: int, offset: int, raw: bytes) -> None:
+        raw = raw.removesuffix(b"\r")
+        if not raw or raw.isspace():
+            done.counts.blank += 1
+            return
         done.counts.read += 1
         value = parse_row(raw)
         if isinstance(value, str):
@@ -279,7 +258,9 @@ class PartConverter:
         done.counts.out += 1
         done.sources[source] += 1
         done.domains[domain if isinstance(domain, str) else "general"] += 1
-        done.out.append(orjson.dumps(out))
+        line = orjson.dumps(out)
+        done.thinking += b'"thinking":"' in line  # a quote in a text has its backslash before it
+        done.out.append(line)
         record_line = orjson.dumps(record)
         done.records.append(b"}" if len(record_line) == 2 else b"," + record_line[1:])
 
