@@ -1,0 +1,1 @@
+"""Agent logs, memory and history as training data: decoders, one canonical session, views."""
