@@ -63,7 +63,7 @@ _COUNTED = frozenset(("domain", "source", "sample_id", "quality_score", "_metada
 
 @dataclass
 class Done:
-    """A converted part: rows as blocks of lines, and what is to be reported of it."""
+    """A converted part: rows as pieces of lines (joined at the end), and what is to be reported of it."""
 
     counts: Counts = field(default_factory=Counts)
     bad: list[BadRow] = field(default_factory=list)
@@ -79,8 +79,8 @@ class Done:
 
     def packed(self) -> Done:
         """With its lines joined, which travel faster between processes."""
-        self.out = [b"\n".join([*self.out, b""])]
-        self.records = [b"\n".join([*self.records, b""])]
+        self.out = [b"".join(self.out)]
+        self.records = [b"".join(self.records)]
         self.kept = +self.kept
         folded: Counter = Counter()
         for source, n in self.sources.items():
@@ -112,7 +112,7 @@ def _skeleton(converter: Converter, thinking: bool) -> _Skeleton:
     if "sizes" in done.record:
         roles = f'"roles":{orjson.dumps(done.record["roles"]).decode()},' if "roles" in done.record else ""
         notes = f',{roles}"sizes":[' + "".join(f"{n}," for n in done.record["sizes"][:-2])
-    return _Skeleton((*pieces, text[at:]), notes.encode() or None)
+    return _Skeleton((*pieces, text[at:] + b"\n"), notes.encode() or None)
 
 
 def _chars(raw: bytes) -> int:
@@ -157,7 +157,7 @@ class PartConverter:
         plain = _skeleton(made, False)
         with_own = _skeleton(made, True) if made.own_key else None
         before, after = (orjson.dumps(mark)[1:-1] for mark in made.marks) if made.marks else (b"", b"")
-        alpaca = made.name == "alpaca"
+        alpaca, sizes = made.name == "alpaca", plain.sizes
         domains, sources, out, records = [], [], done.out, done.records
         ids = scores = metas = thinking = 0
         for number, raw in enumerate(rows, 1):
@@ -192,18 +192,20 @@ class PartConverter:
                     answer = b"".join((before, own[1:-1], after, answer))
                     notes = b',"thought":%d' % _chars(own[1:-1])
             if alpaca:
-                line = (pieces[0], question, pieces[1], extra, pieces[2], answer, pieces[3])
+                out += (pieces[0], question, pieces[1], extra, pieces[2], answer, pieces[3])
             else:
                 if extra:
                     notes += b',"input_at":%d' % _chars(question)
                     question = b"%b\\n\\n%b" % (question, extra)
-                if plain.sizes is not None:
-                    notes += b"%b%d,%d]" % (plain.sizes, _chars(question), _chars(answer))
-                line = (pieces[0], question, pieces[1], answer, pieces[2])
-            if len(pieces) > len(plain.pieces):
-                line += (own[1:-1], pieces[-1])
-            out.append(b"".join(line))
-            records.append(b'%b,"kept":{%b}' % (notes, rest))
+                if sizes is not None:
+                    notes += (b"%b%d,%d]" % (sizes, len(question), len(answer)) if b"\\" not in raw and raw.isascii()
+                              and not extra else b"%b%d,%d]" % (sizes, _chars(question), _chars(answer)))
+                out += (pieces[0], question, pieces[1], answer, pieces[2])
+            if pieces is not plain.pieces:
+                out += (own[1:-1], pieces[-1])
+            if notes:
+                records.append(notes)
+            records += (b',"kept":{', rest, b"}\n")
             domains.append(row.domain)
             sources.append(row.source)
             ids += row.sample_id != ""
@@ -260,9 +262,9 @@ class PartConverter:
         done.domains[domain if isinstance(domain, str) else "general"] += 1
         line = orjson.dumps(out)
         done.thinking += b'"thinking":"' in line  # a quote in a text has its backslash before it
-        done.out.append(line)
+        done.out += (line, b"\n")
         record_line = orjson.dumps(record)
-        done.records.append(b"}" if len(record_line) == 2 else b"," + record_line[1:])
+        done.records += (b"}\n",) if len(record_line) == 2 else (b",", record_line[1:], b"\n")
 
     def _set_aside(self, done: Done, bad: BadRow, source: str | None) -> None:
         done.counts.quarantined += 1
