@@ -57,7 +57,7 @@ LocalPipelineExecutor([
 STEPS = {
     "score (no model)": "score_jsonl(IN, OUT)",
     "rehearsal-build, top 30 %": "build_rehearsal([IN], ['v1'], OUT)",
-    "rehearsal-mix": "mix_rehearsal(BUFFER, IN, OUT, rehearsal_ratio=0.2)",
+    "rehearsal-mix": "mix_rehearsal(BUFFER, NEW, OUT, rehearsal_ratio=0.1, near=None)",
     "rebalance, four weights": "rebalance_dataset([IN], OUT, weights=dict(alpha=.35, beta=.2, gamma=.25, delta=.2))",
     "rebalance, oversampled": "rebalance_dataset([IN], OUT, weights=dict(alpha=.25, beta=.25, gamma=.25, delta=.25), "
                               "allow_oversample=True)",
@@ -68,7 +68,7 @@ STEPS = {
     "convert openai": "convert_file(IN, OUT, format='openai')",
     "convert chatml": "convert_file(IN, OUT, format='chatml')",
 }  # fmt: skip
-CALL = "import sys\nfrom afs.training import *\nIN, OUT, BUFFER = sys.argv[1:4]\n{call}\n"
+CALL = "import sys\nfrom afs.training import *\nIN, OUT, BUFFER = sys.argv[1:4]\nNEW = IN + '.new'\n{call}\n"
 
 
 def make_file(path: Path, rows: int, seed: int = 0) -> Path:
@@ -143,6 +143,7 @@ def run(options: Options) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="afs-bench-") as folder:
         place = Path(folder)
         source = make_file(place / "in.jsonl", given.rows)
+        make_file(place / "in.jsonl.new", given.rows, seed=7)
         rows = _passes_and_steps(place, source, given)
         rows.append(_near(place, source))
         rows += _planted(place)

@@ -221,7 +221,9 @@ def training_registry_create_command(args: argparse.Namespace) -> int:
 def training_registry_list_command(args: argparse.Namespace) -> int:
     """List experiments, the newest first."""
     found = _registry(args).list(status=args.status, tag=args.tag, framework=args.framework, ab_group=args.ab_group)
-    text = "\n".join(item.line() for item in found) or "no experiments; record one with `afs training registry-create`"
+    from afs.training.experiment import list_table
+
+    text = list_table(found) if found else "no experiments; record one with `afs training registry-create`"
     return show_data(args, [item.to_dict() for item in found], text)
 
 
@@ -247,13 +249,14 @@ def training_registry_update_command(args: argparse.Namespace) -> int:
 def training_registry_compare_command(args: argparse.Namespace) -> int:
     """Compare experiments side by side."""
     found = _registry(args).compare(args.experiment_id)
-    return show_data(args, found.to_dict(), found.summary())
+    return show_data(args, found.to_dict(), found.table())
 
 
 def training_registry_delete_command(args: argparse.Namespace) -> int:
     """Delete experiments."""
     gone = [_registry(args).delete(name) for name in args.experiment_id]
-    return show_data(args, [item.to_dict() for item in gone], "\n".join(f"deleted {item.line()}" for item in gone))
+    text = "\n".join(f"deleted {item.id}  {item.name}" for item in gone)
+    return show_data(args, [item.to_dict() for item in gone], text)
 
 
 def _pairs(values: list[str] | None) -> dict[str, str]:

@@ -1,0 +1,96 @@
+"""A recipe runs from its sources to a data set that the Realm's Cleric accepts; a second run does nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from afs.jsonl import file_sha256
+from afs.step import How, StepError, UsageError
+from afs.training import run_recipe
+from afs.training.recipe import load_recipe, make_generator
+
+ROOT = Path(__file__).parent.parent
+
+
+def recipe(folder: Path, **change: str) -> Path:
+    """The shipped recipe on this project, its output below `folder`; `change` replaces text."""
+    text = (ROOT / "docs" / "recipe.toml").read_text(encoding="utf-8")
+    text = text.replace('path = ".."', f'path = "{ROOT / "docs"}"').replace('"../src"', f'"{ROOT / "src" / "realm"}"')
+    text = text.replace('out = "../build/own-handbook"', 'out = "made"').replace("limit = 2000", "limit = 300")
+    for old, new in change.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_recipe_ends_in_the_realms_inbox(tmp_path):
+    from realm.temple.cleric import examine
+
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    path = recipe(tmp_path)
+    path.write_text(path.read_text() + f'\n[deliver]\nfile = "splits/train_openai.jsonl"\nto = "{inbox}"\n')
+    result = run_recipe(path)
+    assert [r.step for r in result.reports] == ["score", "score", "dedup", "dedup", "rebalance", "split", "convert",
+                                                "convert", "convert"]  # fmt: skip
+    made = tmp_path / "made"
+    splits = {name: (made / "splits" / f"{name}.jsonl").read_bytes().splitlines() for name in ("train", "val", "test")}
+    mixed = (made / "steps" / "mixed.jsonl").read_bytes().splitlines()
+    assert sorted(mixed) == sorted(splits["train"] + splits["val"] + splits["test"]), "rows verbatim, each once"
+    manifest = orjson.loads((made / "manifest.json").read_bytes())
+    for found in manifest["files"]:
+        assert found["sha256"] == file_sha256(made / found["path"])
+        assert found["rows"] == len(splits[Path(found["path"]).stem])
+    card = (made / "README.md").read_text()
+    assert "license: mit" in card and f"| splits/train.jsonl | {len(splits['train']):,} |" in card
+    assert "- split: validation" in card and "path: splits/val.jsonl" in card
+    [delivered] = list(inbox.iterdir())
+    report = examine(delivered, tmp_path / "out.jsonl", tmp_path / "bad.jsonl", name=delivered.name, skills=[],
+                     probe=tmp_path / "probe.jsonl")  # fmt: skip
+    assert report["verdict"] == "accepted", report
+    assert report["rows"]["in"] == len(splits["train"]) and report["rows"]["quarantined"] == 0
+
+
+def test_a_second_run_does_nothing_and_a_change_redoes_what_depends_on_it(tmp_path):
+    path = recipe(tmp_path)
+    run_recipe(path)
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "made").rglob("*.jsonl")}
+    again = run_recipe(path)
+    assert all(r.current for r in again.reports) and "nothing to do" in again.summary()
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    changed = run_recipe(recipe(tmp_path, **{"docs = 0.1, code = 0.9": "docs = 0.2, code = 0.8"}))
+    done = {f"{r.step}": r.current for r in changed.reports}
+    assert done == {"score": True, "dedup": True, "rebalance": False, "split": False, "convert": False}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("seed = 42", "sed = 42", "did you mean 'seed'"), ('generator = "docs" ', 'generator = "dosc" ', "no generator"),
+    ('[score]\nprofile = "generic"', '[score]\nprofle = "generic"', "did you mean 'profile'"),
+    ('name = "code"', 'name = "docs"', "two sources have one name"),
+    ("seed = 42", "seed = ", "is no TOML file"),
+    ('generator = "docs" ', 'input = "x.jsonl"\ngenerator = "docs" ', "either `input`"),
+])  # fmt: skip
+def test_mistakes_are_named(tmp_path, old, new, message):
+    with pytest.raises(UsageError, match=message):
+        run_recipe(recipe(tmp_path, **{old: new}))
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match="does not exist; an example"):
+        load_recipe(tmp_path / "no.toml")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StepError, match="found nothing"):
+        run_recipe(recipe(tmp_path, **{f'path = "{ROOT / "docs"}"': f'path = "{tmp_path / "empty"}"'}))
+    bad = recipe(tmp_path)
+    bad.write_text(bad.read_text() + '\n[deliver]\nto = "nowhere"\n')
+    with pytest.raises(UsageError, match="is no folder; for the Realm"):
+        run_recipe(bad)
+    with pytest.raises(UsageError, match="no dry run"):
+        run_recipe(recipe(tmp_path), how=How(dry_run=True))
+    with pytest.raises(UsageError, match="known: code, docs"):
+        make_generator("nope", tmp_path)
