@@ -466,10 +466,11 @@ def roots(parent: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def join(parent: np.ndarray, ones: np.ndarray, twos: np.ndarray) -> None:
     """Unite pairs; the smaller place represents a set, so the result does not depend on the order of the pairs."""
-    for one, two in zip(ones.tolist(), twos.tolist(), strict=True):
-        one, two = _root(parent, one), _root(parent, two)
-        if one != two:
-            parent[max(one, two)] = min(one, two)
+    for at in range(0, len(ones), _CHUNK_ROWS):  # as Python numbers only a few at a time: they take 80 bytes a pair
+        for one, two in zip(ones[at : at + _CHUNK_ROWS].tolist(), twos[at : at + _CHUNK_ROWS].tolist(), strict=True):
+            one, two = _root(parent, one), _root(parent, two)
+            if one != two:
+                parent[max(one, two)] = min(one, two)
 
 
 def _root(parent: np.ndarray, place: int) -> int:

@@ -398,8 +398,11 @@ class _Plan:
         fixed = chosen[split[chosen] >= 0]
         given = np.zeros((len(names), 3), "i8")
         np.add.at(given, (labels[fixed], split[fixed]), 1)
-        waiting = np.unique(groups[open_rows])
-        order = waiting[np.lexsort((rank[waiting], stratum[waiting]))]
+        waiting = np.zeros(len(sizes), bool)
+        waiting[groups[open_rows]] = True
+        order = np.flatnonzero(waiting)
+        order = order[np.lexsort((rank[order], stratum[order]))]
+        del rank, fixed, waiting
         for batch in np.split(order, np.flatnonzero(np.diff(stratum[order])) + 1):
             if len(batch):
                 place = int(stratum[batch[0]])
@@ -532,19 +535,25 @@ def _united(keys: Sequence[np.ndarray]) -> np.ndarray:
             continue
         _, first, inverse = np.unique(codes[rows], return_index=True, return_inverse=True)
         leader = rows[first][inverse]
+        del first, inverse
         apart = roots(parent, leader) != roots(parent, rows)
-        join(parent, leader[apart], rows[apart])
+        leader, rows = leader[apart], rows[apart]
+        join(parent, leader, rows)
     return numbered(roots(parent, np.arange(len(parent))))
 
 
 def _main_stratum(groups: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     """The stratum of most rows of each group (ties: the one that appears first in the data)."""
-    found = np.zeros(count, "i8")
-    if not len(groups):
-        return found
-    pairs, sizes = np.unique(np.stack([groups.astype("i8"), labels.astype("i8")]), axis=1, return_counts=True)
-    order = np.lexsort((-pairs[1], sizes))  # the best last, so that it is written last
-    found[pairs[0][order]] = pairs[1][order]
+    found = np.zeros(count, "i4")
+    found[groups[::-1]] = labels[::-1]  # the first row's stays
+    # Only the few groups of several strata need counting; sorting all rows would take 60 bytes each.
+    mixed = np.zeros(count, bool)
+    mixed[groups[labels != found[groups]]] = True
+    rows = np.flatnonzero(mixed[groups])
+    if len(rows):
+        pairs, sizes = np.unique(np.stack([groups[rows], labels[rows].astype("i4")]), axis=1, return_counts=True)
+        order = np.lexsort((-pairs[1], sizes))  # the best last, so that it is written last
+        found[pairs[0][order]] = pairs[1][order]
     return found
 
 
