@@ -26,8 +26,8 @@ _Q, _I, _A, _T = "\ue001Q", "\ue001I", "\ue001A", "\ue001T"  # private use: no t
 SHOWN = 5
 
 
-class _Seen(msgspec.Struct, gc=False):
-    """A sample with its texts as bytes. A row with the keys of a chat is none."""
+class _Seen(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A sample with its texts as bytes."""
 
     instruction: msgspec.Raw
     output: msgspec.Raw
@@ -44,6 +44,11 @@ class _Seen(msgspec.Struct, gc=False):
     kg_entities: list[str]
     kg_validated: bool
     metadata: msgspec.Raw = msgspec.field(name="_metadata")
+
+
+class _SeenWithMore(_Seen, gc=False, forbid_unknown_fields=False):
+    """A sample with further keys. One with the keys of a chat goes the slow way."""
+
     messages: msgspec.Raw = _NONE
     conversations: msgspec.Raw = _NONE
     conversation: msgspec.Raw = _NONE
@@ -57,7 +62,7 @@ class _Seen(msgspec.Struct, gc=False):
                     or self.system or self.history)  # fmt: skip
 
 
-_decode = msgspec.json.Decoder(_Seen).decode
+_decode, _decode_more = msgspec.json.Decoder(_Seen).decode, msgspec.json.Decoder(_SeenWithMore).decode
 _COUNTED = frozenset(("domain", "source", "sample_id", "quality_score", "_metadata"))
 
 
@@ -115,6 +120,16 @@ def _skeleton(converter: Converter, thinking: bool) -> _Skeleton:
     return _Skeleton((*pieces, text[at:] + b"\n"), notes.encode() or None)
 
 
+def _with_more(raw: bytes) -> _SeenWithMore | None:
+    """The row, when it is a sample with further keys and not a chat."""
+    try:
+        raw.decode()
+        row = _decode_more(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return None if row.is_chat() else row
+
+
 def _chars(raw: bytes) -> int:
     """Characters of the text between the quotes of a JSON string."""
     return len(raw) if raw.isascii() and b"\\" not in raw else len(orjson.loads(b'"%b"' % raw))
@@ -162,13 +177,16 @@ class PartConverter:
         ids = scores = metas = thinking = 0
         for number, raw in enumerate(rows, 1):
             start, at = at, at + len(raw) + 1
+            more = False
             try:
-                row = _decode(raw)
                 if not raw.isascii():
                     raw.decode()
+                row = _decode(raw)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                self._slow(done, part, number, start, raw)
-                continue
+                row, more = _with_more(raw), True
+                if row is None:
+                    self._slow(done, part, number, start, raw)
+                    continue
             # The texts in their places at the front of the row, without spaces between: then the rest is one piece.
             one = 15 + len(row.instruction)
             two = one + 10 + len(row.output)
@@ -177,7 +195,7 @@ class PartConverter:
             own = raw[three + 12 : four]
             if (raw[one - 1 : one + 11] != b'","output":"' or raw[two - 1 : two + 10] != b'","input":"'
                     or raw[three - 1 : three + 12] != b'","thinking":' or raw[:16] != b'{"instruction":"'
-                    or raw[four : four + 2] != b',"' or raw[-1] != 125 or row.is_chat()
+                    or raw[four : four + 2] != b',"' or raw[-1] != 125
                     or own != b"null" and (own[0] != 34 or not (before or with_own) and len(own) > 2)):  # fmt: skip
                 self._slow(done, part, number, start, raw)
                 continue
@@ -212,10 +230,10 @@ class PartConverter:
             scores += row.quality_score != 0
             size = len(row.metadata)
             metas += size > 4 or size == 3
-            if (raw[-13 - size : -1 - size] != b'"_metadata":' or row.teacher_model or row.teacher_prompt
-                    or row.timestamp or row.kg_entities or row.kg_validated or len(row.embedding) > 4):  # fmt: skip
-                more = orjson.loads(b"{" + rest)
-                done.kept.update([key for key, found in more.items() if found and key not in _COUNTED])
+            if (more or row.teacher_model or row.teacher_prompt or row.timestamp
+                    or row.kg_entities or row.kg_validated or len(row.embedding) > 4):  # fmt: skip
+                others = orjson.loads(b"{" + rest)
+                done.kept.update([key for key, found in others.items() if found and key not in _COUNTED])
         done.counts.read += len(domains)
         done.counts.out += len(domains)
         done.thinking += thinking
