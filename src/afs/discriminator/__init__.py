@@ -15,7 +15,7 @@ _WHERE = {
     "make_data": "data", "load_examples": "data", "DataReport": "data",
     "KINDS": "corrupt", "Corruption": "corrupt",
     "ASMElectra": "electra",
-    "train_discriminator": "train", "TrainConfig": "train", "make_tiny_base": "train",
+    "train_discriminator": "train", "TrainConfig": "train", "make_tiny_base": "tiny",
     "score_jsonl": "rows", "filter_jsonl": "rows", "ElectraScorer": "rows", "electra_scorer": "rows",
     "evaluate_model": "evaluate",
 }  # fmt: skip

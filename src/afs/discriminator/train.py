@@ -25,13 +25,13 @@ from afs.discriminator.data import Example, load_examples
 from afs.discriminator.electra import CARD, WEIGHTS, ASMElectra, encode, pick_device, torch_ready
 from afs.discriminator.evaluate import Evaluation, evaluate_model, group_key, leave_one_out
 from afs.discriminator.metrics import auc, calibration_error, fit_temperature
+from afs.discriminator.tiny import LABELS, make_tiny_base
 from afs.jsonl import file_sha256
 from afs.step import StepError, UsageError, code_version, expand
 
 TINY = "tiny"
 UNKNOWN_WORTH = ("NOT fit for default use: nothing was held out, so nothing is known about it; make data from three or "
                  "more source files")  # fmt: skip
-_MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @dataclass(frozen=True)
@@ -87,51 +87,6 @@ class TrainReport:
         lines = [f"discriminator {self.card['version']} in {self.path} ({self.card['seconds']:.0f} s)"]
         lines.append(self.evaluation.summary() if self.evaluation else self.card["verdict"])
         return "\n".join(lines)
-
-
-def make_tiny_base(
-    folder: Path | str, texts: Sequence[str], *, seed: int = 42, max_length: int = 512, vocabulary: int = 1000,
-    hidden: int = 128, layers: int = 2,
-) -> Path:  # fmt: skip
-    """Write a small ELECTRA with random weights and a tokenizer of the texts' own; returns the folder.
-
-    Letter case, spaces and line ends are kept; every digit is a token. Same texts and seed: same bytes.
-    """
-    torch = torch_ready()
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import ElectraConfig, ElectraForSequenceClassification, PreTrainedTokenizerFast
-
-    words = Tokenizer(models.BPE(unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    words.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=_MARKS, initial_alphabet=alphabet, show_progress=False))  # fmt: skip
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(m, words.token_to_id(m)) for m in ("[CLS]", "[SEP]")]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]", model_max_length=max_length,
-    )  # fmt: skip
-    config = ElectraConfig(
-        vocab_size=len(tokenizer), embedding_size=hidden // 2, hidden_size=hidden, num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // 32), intermediate_size=2 * hidden, max_position_embeddings=max_length,
-        pad_token_id=tokenizer.pad_token_id, **_labels(),
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = ElectraForSequenceClassification(config)
-    folder = expand(folder)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def _labels() -> dict[str, Any]:
-    return {"num_labels": 2, "id2label": {0: "real", 1: "fake"}, "label2id": {"real": 0, "fake": 1}}
 
 
 def train_discriminator(
@@ -216,7 +171,7 @@ def _load_base(base: str, config: TrainConfig) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = ElectraForSequenceClassification.from_pretrained(name, **_labels())
+            model = ElectraForSequenceClassification.from_pretrained(name, **LABELS)
     except OSError as error:
         raise UsageError(f"--base-model {base} is neither a model folder nor a hub id that can be reached from here "
                          f"({str(error).splitlines()[0]}); without a network use --base-model tiny or a local "
@@ -234,7 +189,8 @@ def _fit(train: Sequence[Example], val: Sequence[Example], config: TrainConfig, 
     if base == TINY:
         base = str(work / "base")
         if not (work / "base" / WEIGHTS).is_file():
-            make_tiny_base(base, [e.text for e in train], seed=config.seed, max_length=config.max_length)
+            make_tiny_base(base, [e.text for e in train if e.label == 0], seed=config.seed,
+                           max_length=config.max_length, device=pick_device(config.device))  # fmt: skip
     model, tokenizer = _load_base(base, config)
     longest = min(config.max_length, model.config.max_position_embeddings)
     device = pick_device(config.device)
