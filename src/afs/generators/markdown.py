@@ -169,8 +169,10 @@ def steps(text: str) -> list[list[str]]:
 def plain(text: str) -> str:
     """A cell or title without the marks of code, strong and emphasis, in one line."""
     text = text.strip()
+    if text.isalnum():
+        return text
     for mark in ("**", "__", "`", "*", "~~"):
-        if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
+        if text[-1:] in "*_`~" and text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):
             inner = text[len(mark) : -len(mark)]
             if mark not in inner:
                 text = inner.strip()

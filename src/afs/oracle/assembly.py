@@ -29,6 +29,7 @@ _STRUCT = re.compile(r"struct[ \t]+(\w+)(?:[ \t]+extends[ \t]+(\w+))?(?:[ \t]+(\
 _FIELD = re.compile(r"\.(\w+)(?:\[\w*\])?:?[ \t]*(?:skip[ \t]+(\S+))?[ \t]*$", re.IGNORECASE)
 _SKIP = re.compile(r"skip[ \t]+(\S+)[ \t]*$", re.IGNORECASE)
 _RULE = re.compile(r"^[=*\-#~_+/\\.]{2,}[ \t]*|[ \t]*[=*\-#~_+/\\]{2,}$")
+_RULES = frozenset("=*-#~_+/\\.|")
 _RANGE = re.compile(r"^\*?\$[0-9A-Fa-f]{4,6}[ \t]*(?:-[ \t]*\$[0-9A-Fa-f]{4,6})?(?:[ \t]+[A-Z]{3,}( [A-Z]{3,})*)?$")
 _FREE = re.compile(r"FREE (?:RAM|ROM|SPACE)\b")
 _OLD_CODE = re.compile(
@@ -38,6 +39,7 @@ _OLD_CODE = re.compile(
 )
 
 
+_AFTER_MNEMONIC = ("", " ", ".", "\t")
 _CLOSERS = {"org", "incsrc", "incbin", "pushpc", "pullpc", "namespace", "freecode", "freedata", "bank", "warnpc"}
 """Directives after which code belongs to no label above."""
 
@@ -121,7 +123,8 @@ def split_comment(line: str) -> tuple[str, str]:
 def comment_text(comment: str) -> str:
     """The words of a comment; "" for rulers, address marks and code that is commented out."""
     text = comment.lstrip(";/ \t").rstrip()
-    text = _RULE.sub("", _RULE.sub("", text)).strip(" \t|")
+    if text and (text[0] in _RULES or text[-1] in _RULES):
+        text = _RULE.sub("", _RULE.sub("", text)).strip(" \t|")
     if not any(map(str.isalnum, text)) or _RANGE.match(text) or _FREE.match(text):
         return ""
     old = _OLD_CODE.match(text)
@@ -223,6 +226,11 @@ class _Parser:
                 self._in_struct(line, raw)
                 continue
             if first in "{}" and len(line) == 1:
+                continue
+            # Most lines are instructions; a name or a label has no blank, dot or end behind its third letter.
+            if line[3:4] in _AFTER_MNEMONIC and line[:3].upper() in MNEMONICS and "=" not in line:
+                if comments.pending or comments.ruled or comments.blanks:
+                    comments.forget()
                 continue
             if not self._definition(line, first, index, raw):
                 comments.forget()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,14 @@ def generate_oracle(
     *,
     project: str | None = None,
     include_archive: bool = False,
-    redact: Callable[[Any], Any] | None = None,
+    redact: bool = False,
     how: How | None = None,
 ) -> OracleResult:
     """Write the samples of a code base, with a manifest and a count per kind.
 
     Args:
         limit: samples at most, shared over the kinds.
-        redact: applied to each sample's dict before it is written.
+        redact: take secrets, e-mail addresses and home paths out of every sample.
 
     Raises:
         UsageError: the limit is below 1, or the output is one of the sources.
@@ -82,7 +82,7 @@ def generate_oracle(
     output = Path(output).expanduser()
     inputs = [path for name in generator.files if os.access(path := generator.oracle_path / name, os.R_OK)]
     parameters = {"limit": limit, "project": generator.project, "include_archive": include_archive,
-                  "redact": redact is not None, "generator": type(generator).__qualname__}  # fmt: skip
+                  "redact": redact, "generator": type(generator).__qualname__}  # fmt: skip
     step = Step("oracle-generate", inputs, [output], parameters, how=how, rowless=True)
     if not step.current:
         with step:
@@ -90,9 +90,11 @@ def generate_oracle(
     return OracleResult(step.report, output)
 
 
-def _run(step: Step, generator: OracleTrainingGenerator, output: Path, limit: int | None, redact: Any) -> None:
+def _run(step: Step, generator: OracleTrainingGenerator, output: Path, limit: int | None, redact: bool) -> None:
+    from afs.training.redaction import Redactor
     from afs.training.scoring import QualityScorer, ScoringConfig
 
+    redactor = Redactor() if redact else None
     # The signals that need a model or an assembler are for `afs training score`; here a first look must do.
     scorer = QualityScorer(ScoringConfig(use_asar=False, use_electra=False))
     raw = dict.fromkeys(generator.hooks(), 0)
@@ -102,15 +104,17 @@ def _run(step: Step, generator: OracleTrainingGenerator, output: Path, limit: in
             scores = scorer.score_batch([sample for _, sample in batch], update_samples=False)
             for (kind, sample), score in zip(batch, scores, strict=True):
                 row = sample.to_dict()
-                out.write(redact(row) if redact else row)
+                out.write(_redacted(redactor, row) if redactor else row)
                 raw[kind] += 1
                 good[kind] += score.overall > GOOD
                 step.by_domain[sample.domain] = step.by_domain.get(sample.domain, 0) + 1
+        if not any(raw.values()):
+            raise StepError(f"no sample in {generator.oracle_path}, where {len(generator.files)} assembly files and "
+                            f"documents were read; name a folder with {', '.join(ASSEMBLY)} files")  # fmt: skip
     for row in generator.problems:
         step.on_bad(row)
-    if not any(raw.values()):
-        raise StepError(f"no sample in {generator.oracle_path}, where {len(generator.files)} assembly files and "
-                        f"documents were read; name a folder with {', '.join(ASSEMBLY)} files")  # fmt: skip
+    if redactor:
+        step.note(redactor.report().summary())
     step.counts.out = step.counts.read = out.rows
     step.details.update(
         raw=raw, good=good, left_out=dict(sorted(generator.left_out.items())), project=generator.project,
@@ -119,6 +123,12 @@ def _run(step: Step, generator: OracleTrainingGenerator, output: Path, limit: in
     )  # fmt: skip
     if not generator._document_paths():
         step.note(f"no documents in {generator.docs_path.name}/: the kinds that come from documents are empty")
+
+
+def _redacted(redactor: Any, row: dict[str, Any]) -> dict[str, Any]:
+    """The row without secrets; its id follows the new content."""
+    clean = redactor.redact({**row, "sample_id": ""})
+    return TrainingSample.from_dict(clean).to_dict()
 
 
 def _batches(found: Iterator[tuple[str, TrainingSample]]) -> Iterator[list[tuple[str, TrainingSample]]]:
@@ -141,6 +151,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="samples at most, shared over the kinds")
     parser.add_argument("--project", help="what questions call the code base (default: its README's heading)")
     parser.add_argument("--include-archive", action="store_true", help="read archive and planning folders as well")
+    parser.add_argument("--redact", action="store_true", help="take secrets, e-mail addresses and home paths out")
+    parser.add_argument("--no-redact", dest="redact", action="store_false", help="the default")
     add_run_options(parser, parallel=False)
 
 
@@ -149,7 +161,8 @@ def command(args: argparse.Namespace) -> int:
     from afs.cli import how_of, show
 
     result = generate_oracle(args.oracle_path, args.output, args.limit, project=args.project,
-                             include_archive=args.include_archive, how=how_of(args))  # fmt: skip
+                             include_archive=args.include_archive, redact=args.redact,
+                             how=how_of(args))  # fmt: skip
     return show(args, result)
 
 

@@ -47,8 +47,8 @@ def array_rows(
                 yield found
             else:
                 counts.quarantined += 1
-                kept = found.raw[:_KEPT] if len(found.raw) > max_row else found.raw
-                on_bad(BadRow(name, found.line, found.offset, len(found.raw), found.reason, kept))
+                kept = found.raw if found.length <= max_row else found.raw[:_KEPT]
+                on_bad(BadRow(name, found.line, found.offset, found.length, found.reason, kept))
 
 
 class _Junk(NamedTuple):
@@ -56,6 +56,7 @@ class _Junk(NamedTuple):
     offset: int
     raw: bytes
     reason: str
+    length: int
 
 
 class _Scanner:
@@ -94,10 +95,7 @@ class _Scanner:
                 # No end in sight: the row's own end is lost, so the next one that begins like a row is looked for.
                 reason = (f"over-long: more than {self.max_row} bytes" if long
                           else "the file ends inside this row: it was cut off")  # fmt: skip
-                found = _FIRST_KEY.search(self.buffer, begin + 1)
-                end = found.start() if found else len(self.buffer)
-                yield self._bad(begin, end, reason)
-                self._drop(end)
+                yield self._lost(begin, reason)
                 begin, at, depth = 0, 0, 0
             elif self.ended:
                 yield from self._junk(begin, len(self.buffer))
@@ -121,6 +119,22 @@ class _Scanner:
             self.base += count
             self.buffer = self.buffer[count:]
 
+    def _lost(self, begin: int, reason: str) -> _Junk:
+        """Skip to the next row; what is skipped is held only up to `_KEPT` bytes."""
+        line, offset, raw = self._line(begin), self.base + begin, b""
+        self._drop(begin)
+        at = 1
+        while not (found := _FIRST_KEY.search(self.buffer, at)) and not self.ended:
+            raw = raw or self.buffer[:_KEPT]
+            # The beginning of the next row may be cut by the buffer's end.
+            self._drop(max(at, len(self.buffer) - _KEPT))
+            at = 0
+            self._more()
+        end = found.start() if found else len(self.buffer)
+        raw = raw or self.buffer[:end]
+        self._drop(end)
+        return _Junk(line, offset, raw, reason, self.base - offset)
+
     def _object(self, begin: int, end: int) -> tuple[Row | _Junk, int]:
         """The object from begin to end, and where to go on: behind it or, when it is broken, at the next row in it."""
         raw = self.buffer[begin:end]
@@ -141,7 +155,7 @@ class _Scanner:
             yield self._bad(begin + lead, begin + len(text.rstrip(_BETWEEN)), "no object: a row must be {…}")
 
     def _bad(self, begin: int, end: int, reason: str) -> _Junk:
-        return _Junk(self._line(begin), self.base + begin, self.buffer[begin:end], reason)
+        return _Junk(self._line(begin), self.base + begin, self.buffer[begin:end], reason, end - begin)
 
     def _line(self, at: int) -> int:
         return self.line + self.buffer.count(b"\n", 0, at)

@@ -387,14 +387,16 @@ def _export(step: Step, output: Path, split: str, limit: int | None, redactor: R
             if limit is not None and step.counts.out >= limit:
                 step.note(f"stopped at --limit {limit}: later rows were not read")
                 break
+        # Inside the writer's block, so that nothing is written.
+        if not step.counts.out:
+            why = "; ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items())) or "no rows"
+            raise StepError(f"no finished conversation among {step.counts.read:,} rows ({why}; "
+                            f"{step.counts.quarantined:,} bad rows)")  # fmt: skip
     if redactor is not None:
-        step.details["redaction"] = redactor.report.to_dict()
-        step.note(redactor.report.summary())
+        step.details["redaction"] = redactor.report().to_dict()
+        step.note(redactor.report().summary())
     counts = step.counts
     step.by_source[family] = {"read": counts.read, "out": counts.out, "filtered": counts.filtered,
                               "quarantined": counts.quarantined}  # fmt: skip
     step.by_domain[DOMAIN] = counts.out
     step.details["filtered"] = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
-    if not counts.out:
-        why = "; ".join(f"{n:,} {reason}" for reason, n in step.details["filtered"].items()) or "no rows"
-        raise StepError(f"no finished conversation among {counts.read:,} rows ({why}; {counts.quarantined:,} bad rows)")
