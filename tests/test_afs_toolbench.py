@@ -166,6 +166,15 @@ def test_parquet_comes_before_json_and_says_so(tmp_path):
     assert find_files(folder / "toolllama_G123_dfs_train.json", "train")[0][0].suffix == ".json"
 
 
+def test_other_data_of_the_release_is_left_alone(tmp_path):
+    folder = as_json(tmp_path / "in")
+    as_json(folder / "toolenv/tools/Transport", [{"tool": 1}], "train_times.json")
+    as_json(folder / "retrieval/G1", [{"query": 1}], "train.json")
+    as_json(folder, [{"x": 1}], "train_extra.json")
+    files, notes = find_files(folder, "train")
+    assert [f.name for f in files] == ["toolllama_G123_dfs_train.json"] and "1 JSON files" in notes[0]
+
+
 def test_names_with_pattern_characters_are_read(tmp_path):
     """`*` and `[` in a path are characters of its name."""
     folder = as_parquet(tmp_path / "in", [ROWS[0]], name="train-[a]*.parquet")

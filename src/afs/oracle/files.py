@@ -96,18 +96,21 @@ def read_source(root: Path, where: str, on_bad: OnBad) -> str | None:
     except OSError as error:
         on_bad(BadRow(where, 0, 0, 0, f"cannot be read: {error.strerror}", b""))
         return None
-    data = data.removeprefix(UTF8_MARK)
+    mark = len(UTF8_MARK) if data.startswith(UTF8_MARK) else 0
+    data = data[mark:]
     if (nul := data.find(b"\0")) >= 0:
-        on_bad(BadRow(where, data.count(b"\n", 0, nul) + 1, nul, len(data), "NUL byte: binary data, not text", b""))
+        line = data.count(b"\n", 0, nul) + 1
+        on_bad(BadRow(where, line, nul + mark, len(data), "NUL byte: binary data, not text", b""))
         return None
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         text = data.decode(errors="replace")
         start = data.rfind(b"\n", 0, error.start) + 1
-        row = data[start : error.start + 1 + max(data[error.start + 1 :].find(b"\n"), 0)]
+        end = data.find(b"\n", error.start)
+        row = data[start : end if end >= 0 else len(data)]
         lost = text.count(BROKEN)
-        on_bad(BadRow(where, data.count(b"\n", 0, error.start) + 1, error.start, len(row),
+        on_bad(BadRow(where, data.count(b"\n", 0, error.start) + 1, start + mark, len(row),
                       f"{lost} bytes are no UTF-8 (the first is 0x{data[error.start]:02x}): samples that would hold "
                       "one are left out; save the file as UTF-8", row))  # fmt: skip
     return text.replace("\r\n", "\n").replace("\r", "\n")

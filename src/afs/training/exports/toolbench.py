@@ -30,6 +30,8 @@ from afs.training.redaction import Redactor
 SPLITS = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "eval", "dev"}}
 """Split -> words in a file's name that mark it."""
 DOMAIN = "toolbench_api"
+_NO_ROWS = {"toolenv", "retrieval", "instruction", "test_instruction", "answer"}
+"""Folders of the original release that hold other things: API descriptions, retrieval data, bare requests, trees."""
 _JSON = (".json", ".json.gz", ".json.zst")
 _JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
@@ -219,7 +221,7 @@ def find_files(dataset_dir: Path | str, split: str) -> tuple[list[Path], list[st
     """The files of a split in order, and notes about files that were left alone.
 
     A file belongs to the split whose word is in its name, or in a folder's name below `dataset_dir`. Parquet comes
-    before JSON: where both are, they are copies of one another.
+    before JSON: where both are, they are copies of one another; among JSON files, those called `toolllama…` come first.
 
     Raises:
         UsageError: no such split, folder or file.
@@ -232,19 +234,25 @@ def find_files(dataset_dir: Path | str, split: str) -> tuple[list[Path], list[st
     if not root.is_dir():
         raise UsageError(f"{root} does not exist; --dataset-dir names the folder with ToolBench's files")
     every = [Path(folder) / name for folder, folders, names in os.walk(root)
-             if folders.sort() is None for name in names
+             if _sorted(folders) for name in names
              if name.endswith((".parquet", *_JSON, *_JSONL)) and not name.startswith(".")]  # fmt: skip
     mine = sorted(path for path in every if SPLITS[split] & _words(path.relative_to(root)))
-    parquet = [path for path in mine if path.suffix == ".parquet"]
+    own = [path for path in mine if path.suffix == ".parquet"] or [p for p in mine if p.name.startswith("toolllama")]
     if not mine:
         seen = ", ".join(sorted(str(path.relative_to(root)) for path in every)[:8]) or "no .parquet or .json file"
         raise UsageError(f"no file of the split {split!r} in {root} (a name with "
                          f"{' or '.join(sorted(SPLITS[split]))}); found: {seen}")  # fmt: skip
     notes = []
-    if parquet and len(parquet) < len(mine):
-        notes.append(f"{len(mine) - len(parquet)} JSON files of the split were left alone, because there are Parquet "
-                     "files; name one as --dataset-dir to read it")  # fmt: skip
-    return parquet or mine, notes
+    if own and len(own) < len(mine):
+        notes.append(f"{len(mine) - len(own)} JSON files of the split were left alone beside {own[0].name}; name one as "
+                     "--dataset-dir to read it")  # fmt: skip
+    return own or mine, notes
+
+
+def _sorted(folders: list[str]) -> bool:
+    """Orders the folders that a walk goes into, without those that hold no conversations."""
+    folders[:] = sorted(name for name in folders if name not in _NO_ROWS and not name.startswith("."))
+    return True
 
 
 def _words(path: Path) -> set[str]:
