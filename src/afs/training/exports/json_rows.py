@@ -60,11 +60,12 @@ class _Junk(NamedTuple):
 
 
 class _Scanner:
-    """Cuts a stream into objects and what is none. `buffer` begins at byte `base` and line `line` of the file."""
+    """Cuts a stream into objects and what is none. `buffer` begins at byte `base` of the file; its byte `lined` is in
+    line `line`."""
 
     def __init__(self, source: BinaryIO, max_row: int) -> None:
         self.source, self.max_row = source, max_row
-        self.buffer, self.base, self.line, self.size = b"", 0, 1, _CHUNK
+        self.buffer, self.base, self.line, self.lined, self.size = b"", 0, 1, 0, _CHUNK
         self.ended = False
 
     def pieces(self) -> Iterator[Row | _Junk]:
@@ -81,14 +82,17 @@ class _Scanner:
                 if not depth:
                     yield from self._junk(begin, at)
                     begin = at
+                    if row := self._guess(begin):
+                        yield row
+                        begin = at = begin + len(row.raw)
+                        continue
                 depth, at = depth + 1, at + 1
             elif mark == b"}" and depth > 1:
                 depth, at = depth - 1, at + 1
             elif mark == b"}" and depth:
                 found, begin = self._object(begin, at + 1)
                 yield found
-                self._drop(begin)
-                begin, at, depth = 0, 0, 0
+                at, depth = begin, 0
             elif mark == b"}":
                 at += 1
             elif (long := len(self.buffer) - begin > self.max_row) or (self.ended and depth):
@@ -106,6 +110,19 @@ class _Scanner:
                 begin = 0
                 self._more()
 
+    def _guess(self, begin: int) -> Row | None:
+        """The object at `begin` if it ends where the next row begins, which is faster to find than its last brace."""
+        if not _FIRST_KEY.match(self.buffer, begin):
+            return None
+        found = _FIRST_KEY.search(self.buffer, begin + 1)
+        if not found or found.start() - begin > self.max_row:
+            return None
+        raw = self.buffer[begin : found.start()].rstrip(_BETWEEN)
+        try:
+            return Row(self._line(begin), self.base + begin, raw, orjson.loads(raw))
+        except orjson.JSONDecodeError:
+            return None
+
     def _more(self) -> None:
         """Read on; twice as much each time that a string or row has no end yet, so that it is not looked at often."""
         self.size = self.size * 2 if len(self.buffer) > self.size else _CHUNK
@@ -115,7 +132,8 @@ class _Scanner:
 
     def _drop(self, count: int) -> None:
         if count:
-            self.line += self.buffer.count(b"\n", 0, count)
+            self._line(count)
+            self.lined -= count
             self.base += count
             self.buffer = self.buffer[count:]
 
@@ -158,4 +176,8 @@ class _Scanner:
         return _Junk(self._line(begin), self.base + begin, self.buffer[begin:end], reason, end - begin)
 
     def _line(self, at: int) -> int:
-        return self.line + self.buffer.count(b"\n", 0, at)
+        """The line of a byte of the buffer; bytes are asked for in their order."""
+        if at > self.lined:
+            self.line += self.buffer.count(b"\n", self.lined, at)
+            self.lined = at
+        return self.line

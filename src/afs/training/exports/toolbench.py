@@ -244,8 +244,8 @@ def find_files(dataset_dir: Path | str, split: str) -> tuple[list[Path], list[st
                          f"{' or '.join(sorted(SPLITS[split]))}); found: {seen}")  # fmt: skip
     notes = []
     if own and len(own) < len(mine):
-        notes.append(f"{len(mine) - len(own)} JSON files of the split were left alone beside {own[0].name}; name one as "
-                     "--dataset-dir to read it")  # fmt: skip
+        notes.append(f"{len(mine) - len(own)} JSON files of the split were left alone beside {own[0].name}; name one "
+                     "as --dataset-dir to read it")  # fmt: skip
     return own or mine, notes
 
 
