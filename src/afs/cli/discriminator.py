@@ -135,7 +135,7 @@ def _register_train(sub: argparse._SubParsersAction) -> None:
     train.add_argument("--epochs", type=int, default=3)
     train.add_argument("--batch-size", type=int, default=32)
     train.add_argument("--gradient-accumulation-steps", type=int, default=1, metavar="N")
-    train.add_argument("--learning-rate", type=float, help="default 5e-5, for a tiny base 1e-3")
+    train.add_argument("--learning-rate", type=float, help="default 5e-5, for a tiny base 5e-4")
     train.add_argument("--max-length", type=int, default=512, help="tokens of a text that are seen (default 512)")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
     train.add_argument("--seed", type=int, default=42)

@@ -123,9 +123,9 @@ def make_data(
         with step.writer(output) as out:
             for row in _rows(reader, splits, known, fake_ratio, seed, counts):
                 out.write(row)
-        if not out.rows:
-            why = "; ".join(f"{n:,} {reason}" for reason, n in sorted(left.items())) or "none was found"
-            raise StepError(f"no routine of {min_lines} or more instructions could be used: {why}")
+            if not out.rows:
+                why = "; ".join(f"{n:,} {reason}" for reason, n in sorted(left.items())) or "none was found"
+                raise StepError(f"no routine of {min_lines} or more instructions could be used: {why}")
         _report(step, splits, counts, left, max_lines)
     return DataReport(step.report)
 

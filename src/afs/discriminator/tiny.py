@@ -19,7 +19,7 @@ from afs.step import expand
 LABELS: dict[str, Any] = {"num_labels": 2, "id2label": {0: "real", 1: "fake"}, "label2id": {"real": 0, "fake": 1}}
 _MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 REPLACED = 0.12
-RATE = 2e-3
+RATE = 1e-3
 BATCH = 32
 
 
@@ -54,7 +54,8 @@ def make_tiny_base(
     config = ElectraConfig(
         vocab_size=len(tokenizer), embedding_size=hidden // 2, hidden_size=hidden, num_hidden_layers=layers,
         num_attention_heads=max(1, hidden // 32), intermediate_size=2 * hidden, max_position_embeddings=max_length,
-        pad_token_id=tokenizer.pad_token_id, **LABELS,
+        pad_token_id=tokenizer.pad_token_id, initializer_range=0.08, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, **LABELS,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -40,7 +40,7 @@ class TrainConfig:
 
     Attributes:
         base_model: a folder, a hub id, or "tiny": a small ELECTRA made from the training text, without any download.
-        learning_rate: None takes 5e-5 for a pretrained base and 1e-3 for a tiny one, which starts from nothing.
+        learning_rate: None takes 5e-5 for a pretrained base and 5e-4 for a tiny one.
         max_length: tokens of a text that are seen.
         max_lines: when scoring, longer code is cut into parts of so many lines.
     """
@@ -68,7 +68,7 @@ class TrainConfig:
 
     @property
     def rate(self) -> float:
-        return self.learning_rate or (1e-3 if self.base_model == TINY else 5e-5)
+        return self.learning_rate or (5e-4 if self.base_model == TINY else 5e-5)
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,16 @@ def train_discriminator(
     test = [e for e in examples if e.split == "test"]
     if {e.label for e in train} != {0, 1}:
         raise StepError(f"{input} needs real (label 0) and fake (label 1) training rows, it has {len(train)} in all")
+    pick_device(config.device)
     work = _workshop(target, {"data": file_sha256(expand(input)), "val": val and file_sha256(expand(val)),
                               "config": asdict(config)}, resume, force)  # fmt: skip
     began = datetime.now(UTC)
-    pick_device(config.device)
-    model = _fit(train, held, config, work / "main")
+    try:
+        model = _fit(train, held, config, work / "main")
+    except UsageError:
+        if not resume:  # nothing was trained: no unfinished training is left in the way
+            shutil.rmtree(work)
+        raise
     with_both = {e.label for e in held} == {0, 1}
     calibration = _calibrate(model, held) if with_both else {}
     left = leave_one_out(lambda a, b, kind: _fit(a, b, config, work / f"without-{kind}"), train, held, test) \
@@ -163,7 +168,10 @@ def _load_base(base: str, config: TrainConfig) -> tuple[Any, Any]:
     torch = torch_ready()
     from transformers import AutoConfig, AutoTokenizer, ElectraForSequenceClassification
 
-    name = str(expand(base)) if expand(base).is_dir() else base
+    local = expand(base).is_dir()
+    name = str(expand(base)) if local else base
+    if not local and (base.startswith((".", "/", "~")) or base.count("/") > 1):
+        raise UsageError(f"--base-model {base}: no such folder; name a folder, a hub id (owner/name), or tiny")
     try:
         kind = AutoConfig.from_pretrained(name).model_type
         if kind != "electra":
