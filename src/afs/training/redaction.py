@@ -21,6 +21,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from afs.training.redaction_rules import PLACEHOLDER, RULES, Rule, rule_names
 
 _LOCAL = b"\x01"  # no valid JSON text holds this byte, so a number behind it is surely one of a part's own
 _BATCH = 1 << 20
+_ESCAPE = 1 << 30
 
 
 class RuleError(UsageError):
@@ -126,30 +128,26 @@ class _Gates:
     """Finds all places of all gates: tables over the first and the second byte pair of the four bytes at a place."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self.first = np.zeros(65536, "u1")
-        self.masks = np.zeros(65536, "u8")
-        self.seconds = np.zeros(65536, "u8")
-        # Bit 63 marks escapes that may hide a letter: \u0041 and \/.
+        self.masks = np.zeros(65536, "u4")
+        self.seconds = np.zeros(65536, "u4")
+        # The last bit marks escapes that may hide a letter: \u0041 and \/.
         table = [(1 << bit, rule.gates, rule.any_case) for bit, rule in enumerate(rules)]
-        table.append((1 << 63, (b"\\u", b"\\/"), False))
+        table.append((_ESCAPE, (b"\\u", b"\\/"), False))
         # A bit per (rule, gate) would be exact; a bit per rule lets through mixed halves of its own gates, which the
         # pattern then refuses.
         for bit, gates, any_case in table:
             for gate in gates:
                 spelled = [{c, ord(chr(c).upper()), ord(chr(c).lower())} if any_case else {c} for c in gate]
                 spelled += [range(256)] * (4 - len(gate))
-                for a in spelled[0]:
-                    for b in spelled[1]:
-                        self.masks[a | b << 8] |= np.uint64(bit)
-                for a in spelled[2]:
-                    for b in spelled[3]:
-                        self.seconds[a | b << 8] |= np.uint64(bit)
+                for table_of, low, high in ((self.masks, *spelled[:2]), (self.seconds, *spelled[2:])):
+                    pairs = np.add.outer(np.array(sorted(low)), np.array(sorted(high)) << 8).ravel()
+                    table_of[pairs] |= np.uint32(bit)
         self.first = (self.masks != 0).view("u1")
 
     def places(self, block: bytes) -> tuple[np.ndarray, np.ndarray]:
         """(places in ascending order, bit masks of the rules whose gate stands there)."""
         if len(block) < 2:
-            return np.empty(0, "i8"), np.empty(0, "u8")
+            return np.empty(0, "i8"), np.empty(0, "u4")
         padded = block + b"\0\0\0\0"
         half = len(block) // 2
         found = []
@@ -163,6 +161,11 @@ class _Gates:
         at = np.concatenate([found[0][0], found[1][0]])
         order = np.argsort(at, kind="stable")
         return at[order], np.concatenate([found[0][1], found[1][1]])[order]
+
+
+@cache
+def _gates(rules: tuple[Rule, ...]) -> _Gates:
+    return _Gates(rules)
 
 
 class Redactor:
@@ -198,7 +201,7 @@ class Redactor:
         self._custom = [(r.label, re.compile(r.pattern), r.contains.encode()) for r in self.custom]
         self.keep = frozenset(text.encode() for text in keep)
         self._mark = _LOCAL if local else b""
-        self._gates = _Gates(self.rules)
+        self._gates = _gates(self.rules)
         self._by_bit: dict[int, tuple[Rule, ...]] = {}
         self._numbers: dict[tuple[str, bytes], int] = {}
         self._next: dict[str, int] = {}
@@ -272,9 +275,10 @@ class Redactor:
 
     def _line(self, raw: bytes, places: list[int], masks: list[int], canonical: bool) -> bytes:
         spans: list[tuple[int, int, int]] = []
+        by_bit = self._by_bit
         for at, mask in zip(places, masks, strict=True):
-            if mask >> 63:
-                mask &= (1 << 63) - 1
+            if mask & _ESCAPE:
+                mask ^= _ESCAPE
                 # \u000a and \u001b are how JSON writes control characters; any other escape may hide a letter.
                 if not canonical and (raw[at + 1] != 0x75 or raw[at + 2 : at + 5] not in (b"000", b"001")):
                     plain = _canonical(raw)
@@ -282,10 +286,8 @@ class Redactor:
                         redacted = self._replace([plain], canonical=True)[0]
                         return raw if redacted is plain else redacted
                     canonical = True
-            if not mask:
-                continue
-            for number, rule in self._of(mask):
-                span = rule.find(raw, at)
+            for number, find in by_bit.get(mask) or self._of(mask):
+                span = find(raw, at)
                 if span is not None and span[0] < span[1]:
                     spans.append((span[0], span[1], number))
         return self._put(raw, spans) if spans else raw
@@ -293,7 +295,7 @@ class Redactor:
     def _of(self, mask: int) -> tuple[Any, ...]:
         found = self._by_bit.get(mask)
         if found is None:
-            found = tuple((n, rule) for n, rule in enumerate(self.rules) if mask >> n & 1)
+            found = tuple((n, rule.find) for n, rule in enumerate(self.rules) if mask >> n & 1)
             self._by_bit[mask] = found
         return found
 
@@ -395,7 +397,12 @@ def _canonical(raw: bytes) -> bytes | None:
         text = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False, separators=(",", ":"))
     except (ValueError, RecursionError):
         return None
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
+    return whole_letters(text).encode()
+
+
+def whole_letters(text: str) -> str:
+    """Halves of surrogate pairs, which JavaScript leaves when it cuts a text inside an emoji, become U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------

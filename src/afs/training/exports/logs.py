@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from afs.jsonl import MAX_LINE, BadRow, diagnose, lines, open_rows
-from afs.training.redaction import Redactor
+from afs.jsonl import BadRow, diagnose, lines, open_rows
+from afs.training.redaction import Redactor, whole_letters
 
 _BATCH = 1 << 18
+MAX_LINE = 32 * 1024 * 1024
+"""Longest line of a log; reading holds about twice as much, and an export stays below 150 MB."""
 # Fates of a record; each is counted under exactly one.
 USED, JOINED, CONTEXT, SKIPPED, DUPLICATE, UNKNOWN, BAD = (
     "used", "joined", "context", "skipped", "duplicate", "unknown", "bad")  # fmt: skip
@@ -161,10 +164,16 @@ class LogReader:
     on_bad: Callable[[BadRow], None]
     coverage: Coverage
     max_line: int = MAX_LINE
+    _names: Redactor | None = None
 
     def name(self, text: str) -> str:
-        """A file name as it may leave."""
-        return self.redactor.redact_name(text) if self.redactor else text
+        """A file name as it may leave, numbered by itself: it does not shift the numbers of the file's content."""
+        if self.redactor is None:
+            return text
+        if self._names is None:
+            self._names = Redactor(custom=self.redactor.custom)
+        self._names.begin()
+        return self._names.redact_name(text)
 
     def begin(self) -> None:
         """A new file: numbers of placeholders start anew, so that a file's rows do not depend on other files."""
@@ -179,7 +188,7 @@ class LogReader:
         """The objects of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file; other lines go to the quarantine."""
         self.begin()
         try:
-            with open_rows(found.path) as source:
+            with _opened(found.path) as source:
                 waiting: list[tuple[int, int, int, bytes]] = []
                 size = 0
                 for item in lines(source, self.max_line):
@@ -213,18 +222,58 @@ class LogReader:
                 if last and original is batch[-1][3]:
                     reason += "; it is the last line, perhaps still being written"
             self.coverage.count("(line)", BAD)
-            self.on_bad(BadRow(found.name, line, offset, len(raw) if length <= self.max_line else length, reason, raw))
+            size = len(raw) if length <= self.max_line else length
+            self.on_bad(BadRow(self.name(found.name), line, offset, size, reason, raw))
 
 
 def _mend(raw: bytes) -> Any:
-    """Half of a surrogate pair, which JavaScript writes when it cuts a text inside an emoji, becomes U+FFFD."""
+    """JSON that only its lone surrogates keep from being read; None for anything else."""
     if b"\\u" not in raw:
         return None
     try:
-        text = json.dumps(json.loads(raw), ensure_ascii=False)
+        return json.loads(whole_letters(json.dumps(json.loads(raw), ensure_ascii=False)))
     except (ValueError, RecursionError):
         return None
-    return json.loads(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace"))
+
+
+def _opened(path: Path) -> BinaryIO:
+    return io.BufferedReader(_Zst(path), _BATCH) if path.suffix == ".zst" else open_rows(path)
+
+
+class _Zst(io.RawIOBase):
+    """A zstd file's bytes. Unlike the library's own reader it raises EOFError when the last frame is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        import zstandard
+
+        self._make = zstandard.ZstdDecompressor().decompressobj
+        self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
+        self._frame = self._make()
+        self._inside = False
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self._ready:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._inside = self._make(), False
+            packed = packed or self._file.read(1 << 16)
+            if not packed:
+                if self._inside:
+                    raise EOFError("the zstd frame is cut off")
+                return 0
+            self._inside = True
+            self._ready = self._frame.decompress(packed)
+        count = min(len(target), len(self._ready))
+        target[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _zstd_error() -> type[Exception]:

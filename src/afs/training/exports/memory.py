@@ -14,11 +14,10 @@ from typing import Any
 import orjson
 
 from afs.generators.base import TrainingSample
-from afs.jsonl import MAX_LINE
 from afs.step import How
 from afs.training.exports import logs
 from afs.training.exports.agents import split_options
-from afs.training.exports.logs import Coverage, Found, LogReader
+from afs.training.exports.logs import MAX_LINE, Coverage, Found, LogReader
 from afs.training.exports.run import Export, ExportResult, bad_record, run_export
 from afs.training.exports.views import Made
 

@@ -104,8 +104,7 @@ def run_export(export: Export, output_path: Path | str, how: How | None = None) 
     """
     if not export.files:
         places = ", ".join(export.looked_in) or "nowhere"
-        trouble = "".join(f"\n  {p['path']}: {p['reason']}" for p in export.coverage.problems[:10])
-        raise StepError(f"{export.name}: no data found (looked in {places}). {export.hint}{trouble}")
+        raise StepError(f"{export.name}: no data found (looked in {places}). {export.hint}{_trouble(export)}")
     options = export.options
     # Redactor and scorer are made before anything is read: a bad rule or profile is an error at once.
     redactor = Redactor(custom=options.rules_file) if options.redact else None
@@ -120,7 +119,7 @@ def run_export(export: Export, output_path: Path | str, how: How | None = None) 
             with step.writer(output_path) as out:
                 _write(export, reader, score, step, out)
                 if not out.rows:
-                    raise StepError(_nothing(export, step))
+                    raise StepError(_nothing(export))
             step.details["coverage"] = export.coverage.to_dict()
             step.details["sessions"] = export.sessions
             if redactor:
@@ -177,10 +176,14 @@ def _scorer(options: Options) -> Callable[[TrainingSample], float]:
     return lambda sample: scorer.score(sample).overall
 
 
-def _nothing(export: Export, step: Step) -> str:
+def _nothing(export: Export) -> str:
     reasons = ", ".join(f"{n:,} {why}" for why, n in sorted(export.coverage.left_out.items()))
     return (f"{export.name}: not one row from {len(export.files):,} files ({reasons or 'no unit at all'}; "
-            f"{step.counts.quarantined:,} bad lines); nothing was written. {export.hint}")  # fmt: skip
+            f"{export.coverage.total(logs.BAD):,} bad lines); nothing was written. {export.hint}{_trouble(export)}")
+
+
+def _trouble(export: Export) -> str:
+    return "".join(f"\n  {p['path']}: {p['reason']}" for p in export.coverage.problems[:10])
 
 
 def session_units(
