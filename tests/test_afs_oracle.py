@@ -227,6 +227,13 @@ def test_hooks_of_subclasses_are_found(monkeypatch, tmp_path):
         list(generator.generate())
 
 
+def test_strict_stops_at_the_first_bad_file(classic, tmp_path):
+    (classic / "Core/binary.asm").write_bytes(b"\0")
+    with pytest.raises(StepError, match="binary.asm"):
+        generate_oracle(classic, tmp_path / "o.jsonl", how=How(strict=True))
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 def test_archives_are_read_only_when_asked(classic):
     generator = OracleTrainingGenerator(classic)
     list(generator.generate())
@@ -257,6 +264,7 @@ def test_bad_files_are_named_and_the_rest_is_read(classic, tmp_path):
         "; für den Mond\nMoon_Rise:\n  LDA #$01\n  TAX\n  RTS\n\n; plain\nMoon_Set:\n  RTS\n".encode("latin-1"))
     (classic / "Core/empty.asm").write_bytes(b"")
     os.mkfifo(classic / "Core/pipe.asm")
+    (Path(os.fsdecode(os.fsencode(classic) + b"/Core/\xff.asm"))).write_text("Name_Main: ; odd\n  RTS\n")
     generator = OracleTrainingGenerator(classic)
     samples = list(generator.generate())
     assert len(samples) == before + 1 and not any("Outside" in s.output for s in samples)
@@ -267,7 +275,7 @@ def test_bad_files_are_named_and_the_rest_is_read(classic, tmp_path):
     for file, words in {
         "Core/outside.asm": "leads out of the code base", "Core/loop": "circle", "Core/self.asm": "nowhere",
         "Core/again.asm": "read where it lies", "Menu/folder": "leads out", "Core/binary.asm": "NUL byte",
-        "Core/latin.asm": "no UTF-8", "Core/pipe.asm": "no plain file",
+        "Core/latin.asm": "no UTF-8", "Core/pipe.asm": "no plain file", "Core/\ufffd.asm": "name is no UTF-8",
     }.items():  # fmt: skip
         assert words in named.pop(file)
     assert not named
@@ -407,6 +415,14 @@ def test_any_text_can_be_parsed(text):
 ])  # fmt: skip
 def test_what_is_a_label(line, name):
     assert [r.name for r in assembly.parse("x.asm", line).routines] == ([name] if name else [])
+
+
+def test_labels_below_one_another_share_comments_and_code():
+    text = "; moves up\nMove_Z:\nMove_Up:\n{\n  INC.b $20\n  RTL\n}\nNext: RTS\nOrg_After:\norg $8000\n  LDA $10\n"
+    found = assembly.parse("x.asm", text).routines
+    assert [(r.name, r.comments, r.start, r.end) for r in found] == [
+        ("Move_Z", ["moves up"], 1, 7), ("Move_Up", ["moves up"], 2, 7), ("Next", [], 7, 8), ("Org_After", [], 8, 9),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("line", "found"), [

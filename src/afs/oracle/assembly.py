@@ -204,6 +204,9 @@ class _Parser:
         self.macro: Macro | None = None
         self.struct: Struct | None = None
         self.offset: int | None = 0
+        # Labels whose code has not ended yet: several when they stand one below the other.
+        self.open: list[Routine] = []
+        self.code = False
 
     def run(self) -> Assembly:
         comments = self.comments
@@ -229,10 +232,12 @@ class _Parser:
                 continue
             # Most lines are instructions; a name or a label has no blank, dot or end behind its third letter.
             if line[3:4] in _AFTER_MNEMONIC and line[:3].upper() in MNEMONICS and "=" not in line:
+                self.code = True
                 if comments.pending or comments.ruled or comments.blanks:
                     comments.forget()
                 continue
             if not self._definition(line, first, index, raw):
+                self.code = True
                 comments.forget()
         self._close(len(self.found.lines))
         return self.found
@@ -245,7 +250,7 @@ class _Parser:
             return False
         name, after = word.group(1), line[word.end() : word.end() + 2]
         if after[:1] == ":" and after != ":=" and after != "::":
-            return self._label(line[: word.end()], name, index, raw)
+            return self._label(line, word, index, raw)
         if "=" in line or " equ" in line.lower():
             return self._equate(line, index, raw)
         low = name.lower()
@@ -257,17 +262,25 @@ class _Parser:
             return self._begin_struct(line, index, raw)
         return False
 
-    def _label(self, mark: str, name: str, index: int, raw: str) -> bool:
+    def _label(self, line: str, word: re.Match[str], index: int, raw: str) -> bool:
+        mark, name = word.group(), word.group(1)
         if _ADDRESS_MARK.match(mark) or mark[0] == "?" or name.upper() in MNEMONICS:
             return False
-        self._close(index)
-        indent = len(raw) - len(raw.lstrip())
-        self.found.routines.append(Routine(name, index + 1, self.comments.take(indent), index))
+        if self.code:
+            self._close(index)
+        told = self.comments.take(len(raw) - len(raw.lstrip()))
+        if not told and self.open:
+            told = self.open[-1].comments
+        self.open.append(Routine(name, index + 1, told, index))
+        self.found.routines.append(self.open[-1])
+        self.code = bool(split_comment(line[line.index(":") + 1 :])[0].strip(" \t{"))
         return True
 
     def _close(self, index: int) -> None:
-        if self.found.routines and not self.found.routines[-1].end:
-            self.found.routines[-1].end = index
+        for routine in self.open:
+            routine.end = index
+        self.open = []
+        self.code = False
 
     def _define(self, line: str, index: int, raw: str) -> bool:
         code, comment = split_comment(line)

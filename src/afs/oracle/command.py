@@ -111,8 +111,8 @@ def _run(step: Step, generator: OracleTrainingGenerator, output: Path, limit: in
         if not any(raw.values()):
             raise StepError(f"no sample in {generator.oracle_path}, where {len(generator.files)} assembly files and "
                             f"documents were read; name a folder with {', '.join(ASSEMBLY)} files")  # fmt: skip
-    for row in generator.problems:
-        step.on_bad(row)
+        for row in generator.problems:
+            step.on_bad(row)
     if redactor:
         step.note(redactor.report().summary())
     step.counts.out = step.counts.read = out.rows

@@ -51,7 +51,9 @@ class Tree:
             where = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith(".") or entry.name in NO_SOURCE:
                 continue
-            if entry.is_symlink():
+            if not _writable(entry.name):
+                self._bad(os.fsencode(where).decode(errors="replace"), "name is no UTF-8: rename it")
+            elif entry.is_symlink():
                 self._link(where, entry)
             elif entry.is_dir():
                 self._walk(where, aside or entry.name.lower() in SET_ASIDE)
@@ -79,6 +81,14 @@ class Tree:
 
     def _bad(self, where: str, reason: str) -> None:
         self.on_bad(BadRow(where or ".", 0, 0, 0, reason, b""))
+
+
+def _writable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_source(root: Path, where: str, on_bad: OnBad) -> str | None:
