@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from benchmarks.code_bases import make_code_base
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -440,3 +441,14 @@ def test_kinds_of_documents_by_name():
              "architecture", "Docs/00_system_architecture.md": "architecture", "Docs/Ecosystem.md": "",
              "Docs/Quests/Water.md": ""}  # fmt: skip
     assert {path: documents.kind_of(path) for path in names} == names
+
+
+def test_the_made_code_base_has_every_kind(tmp_path):
+    """What the benchmark reads is no empty shell, and equal seeds give equal bytes."""
+    make_code_base(tmp_path / "a", 0.5)
+    make_code_base(tmp_path / "b", 0.5)
+    one = [s.output for s in OracleTrainingGenerator(tmp_path / "a", project="X").generate()]
+    assert one == [s.output for s in OracleTrainingGenerator(tmp_path / "b", project="X").generate()]
+    assert all(made(tmp_path / "a")[kind] for kind in SIX)
+    size = sum(p.stat().st_size for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert 150 < size / len(one) < 350
