@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A stand-in for asar's interface: options -I, source, output; errors in asar's format, exit code 1 when there are any.
+"""A stand-in for asar's interface: options -I<folder>, source, output; errors in asar's format, exit code 1 when there are any.
 
 It knows the opcode table, labels, defines and macros, and reads included files like the real one does. A line `; hang`
 makes it wait for ever, `; chatter` makes it print a warning.
@@ -20,9 +20,8 @@ def main() -> int:
     if arguments == ["--version"]:
         print("Asar 1.91, originally developed by Alcaro")
         return 0
-    while arguments[0] == "-I":
-        roots.append(Path(arguments[1]))
-        arguments = arguments[2:]
+    while arguments[0].startswith("-I"):
+        roots.append(Path(arguments.pop(0)[2:]))
     source, target = map(Path, arguments)
     lines = []
 

@@ -170,7 +170,7 @@ needs_ca65 = pytest.mark.skipif(shutil.which("ca65") is None, reason="no ca65: s
 @needs_ca65
 def test_ca65_checks_syntax():
     judge = AsarValidator(AsarConfig(tool="ca65", workers=2))
-    good = "main:\n    lda #$10\n    sta $7e0010\n    jsr elsewhere\n    rts"
+    good = "main:\n    lda #$1020\n    sta $7e0010\n    jsr elsewhere\n    rts"
     bad = {"stx $7e0010": "range addressing", "lda ($10),x": "addressing syntax", "ldb $10": "instruction syntax",
            "lda $1g": "syntax", "lda ($10": "syntax"}  # fmt: skip
     found = judge.validate_all([fenced(good), *(fenced(good.replace("jsr elsewhere", line)) for line in bad)])

@@ -130,10 +130,9 @@ class AsarValidator:
 
     def tool_version(self) -> str:
         """What the program says about itself, as one word for `scorer@version`."""
-        option = "--version"
-        done = subprocess.run([self.program(), option], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                              timeout=self.config.timeout, errors="replace")  # fmt: skip
-        found = re.search(r"\d+(?:\.\d+)+", done.stdout + done.stderr)
+        with tempfile.TemporaryDirectory(prefix="afs-asm-") as folder:
+            _code, output = _run([self.program(), "--version"], Path(folder), self.config.timeout)
+        found = re.search(r"\d+(?:\.\d+)+", output)
         return found.group() if found else "0"
 
     def context_key(self) -> str:
@@ -202,7 +201,7 @@ class AsarValidator:
         if forbidden:
             return BlockResult(block.line, "failed", tuple(forbidden))
         stubs: dict[str, None] = {}
-        for _round in range(4):
+        for _round in range(6):  # asar stops at 20 errors
             with tempfile.TemporaryDirectory(prefix="afs-asm-") as folder:
                 errors, lost = self._assemble(Path(folder), block, roots, stubs)
             new = [name for name in lost if name not in stubs]
@@ -222,12 +221,14 @@ class AsarValidator:
         header = list(self._header(block.text, stubs))
         source = folder / ("main.asm" if self.config.tool == "asar" else "main.s")
         source.write_text("\n".join([*header, block.text]) + "\n", encoding="utf-8", errors="replace")
-        include = [part for root in roots for part in ("-I", str(root))]
         if self.config.tool == "asar":
+            # Glued: asar takes what follows a lone -I for the source file.
+            include = [f"-I{root}" for root in roots]
             command = [self.program(), *include, str(source), str(folder / "out.sfc")]
         else:
+            include = [part for root in roots for part in ("-I", str(root))]
             unknown = ["-U"] if self.config.stub_undefined else []
-            command = [self.program(), "--cpu", "65816", "--smart", *unknown, *include, "-o", str(folder / "out.o"),
+            command = [self.program(), "--cpu", "65816", *unknown, *include, "-o", str(folder / "out.o"),
                        str(source)]  # fmt: skip
         code, output = _run(command, folder, self.config.timeout)
         if code is None:
@@ -249,6 +250,8 @@ class AsarValidator:
             if not re.search(r"^\s*(?:org|freecode|freedata|freespace)\b", code, re.MULTILINE | re.IGNORECASE):
                 yield "org $008000"
         else:
+            # How wide the registers are is decided elsewhere in a game; the wide setting takes both.
+            yield from (".a16", ".i16")
             yield from (f"{name} = {value}" for name, value in self.config.defines)
             yield from (f'.include "{path}"' for path in self._prelude())
 
