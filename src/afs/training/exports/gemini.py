@@ -86,6 +86,9 @@ class Decoder:
     def _whole(self, item: Found) -> _Log | None:
         """A session in one JSON object."""
         self.reader.begin()
+        if (size := item.path.stat().st_size) > 2 * logs.MAX_LINE:
+            self.coverage.problem(item.path, f"{size} bytes in one value, the limit is {2 * logs.MAX_LINE}")
+            return None
         try:
             value = orjson.loads(item.path.read_bytes())
         except (OSError, orjson.JSONDecodeError) as error:
