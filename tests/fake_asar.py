@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A stand-in for asar's interface: options -I<folder>, source, output; errors in asar's format, exit code 1 when there are any.
+"""A stand-in for asar's interface: options -I<folder>, source, output; errors in asar's format, then exit code 1.
 
 It knows the opcode table, labels, defines and macros, and reads included files like the real one does. A line `; hang`
 makes it wait for ever, `; chatter` makes it print a warning.

@@ -22,6 +22,8 @@ from afs.jsonl import file_sha256
 from afs.step import UsageError, expand
 
 MODEL, RULE = "electra", "opcode table"
+ENOUGH_ROWS = 50
+"""Held-out rows of each class below which an AUC says too little (its interval is wider than 0.2)."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,9 @@ def evaluate_model(
     scores = loaded.probabilities([e.text for e in chosen], batch_size)
     lines = [_line(MODEL, scores, chosen, samples, seed, left_out=left_out or {})]
     lines += _baselines(train, chosen, samples, seed)
-    default, verdict = _verdict(lines)
-    return Evaluation(sha, split, real, len(chosen) - real, len({e.group for e in chosen}), lines, default, verdict,
+    groups = len({e.group for e in chosen})
+    default, verdict = _verdict(lines, min(real, len(chosen) - real), groups)
+    return Evaluation(sha, split, real, len(chosen) - real, groups, lines, default, verdict,
                       _notes(loaded, chosen, left_out))  # fmt: skip
 
 
@@ -160,9 +163,12 @@ def _line(
                 dict(left_out or {}))  # fmt: skip
 
 
-def _verdict(lines: Sequence[Line]) -> tuple[bool, str]:
+def _verdict(lines: Sequence[Line], fewest: int, groups: int) -> tuple[bool, str]:
     by_name = {line.scorer: line for line in lines}
     model, rule = by_name[MODEL], by_name[RULE]
+    if fewest < ENOUGH_ROWS or groups < 2:
+        return False, (f"NOT fit for default use: {fewest} held-out routines of a class from {groups} source files are too "
+                       f"few to tell ({ENOUGH_ROWS} from 2 are needed)")  # fmt: skip
     if model.auc >= rule.auc:
         return True, f"fit for default use: AUC {model.auc:.3f} against {rule.auc:.3f} of the opcode table"
     return False, (f"NOT fit for default use: AUC {model.auc:.3f} is below {rule.auc:.3f} of the opcode table, which "
