@@ -167,8 +167,8 @@ def _verdict(lines: Sequence[Line], fewest: int, groups: int) -> tuple[bool, str
     by_name = {line.scorer: line for line in lines}
     model, rule = by_name[MODEL], by_name[RULE]
     if fewest < ENOUGH_ROWS or groups < 2:
-        return False, (f"NOT fit for default use: {fewest} held-out routines of a class from {groups} source files are too "
-                       f"few to tell ({ENOUGH_ROWS} from 2 are needed)")  # fmt: skip
+        return False, (f"NOT fit for default use: {fewest} held-out routines of a class from {groups} source files are "
+                       f"too few to tell ({ENOUGH_ROWS} from 2 are needed)")  # fmt: skip
     if model.auc >= rule.auc:
         return True, f"fit for default use: AUC {model.auc:.3f} against {rule.auc:.3f} of the opcode table"
     return False, (f"NOT fit for default use: AUC {model.auc:.3f} is below {rule.auc:.3f} of the opcode table, which "
