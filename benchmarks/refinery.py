@@ -68,7 +68,11 @@ STEPS = {
     "convert openai": "convert_file(IN, OUT, format='openai')",
     "convert chatml": "convert_file(IN, OUT, format='chatml')",
 }  # fmt: skip
-CALL = "import sys\nfrom afs.training import *\nIN, OUT, BUFFER = sys.argv[1:4]\nNEW = IN + '.new'\n{call}\n"
+CALL = "import sys\nfrom afs.training import {name}\nIN, OUT, BUFFER = sys.argv[1:4]\nNEW = IN + '.new'\n{call}\n"
+
+
+def _program(call: str) -> str:
+    return CALL.format(name=call.partition("(")[0], call=call)
 
 
 def make_file(path: Path, rows: int, seed: int = 0) -> Path:
@@ -154,7 +158,7 @@ def run(options: Options) -> list[Row]:
 
 def _passes_and_steps(place: Path, source: Path, given: argparse.Namespace) -> list[Row]:
     buffer = place / "buffer.jsonl"
-    cost_of([sys.executable, "-c", CALL.format(call=STEPS["rehearsal-build, top 30 %"]), str(source), str(buffer), ""])
+    cost_of([sys.executable, "-c", _program(STEPS["rehearsal-build, top 30 %"]), str(source), str(buffer), ""])
     peers = {"plain pass: orjson": (sys.executable, ORJSON), "plain pass: stdlib json": (sys.executable, STDLIB)}
     if given.peer_python:
         peers["datatrove reader → writer"] = (given.peer_python, DATATROVE)
@@ -167,7 +171,7 @@ def _passes_and_steps(place: Path, source: Path, given: argparse.Namespace) -> l
             target.unlink(missing_ok=True)
         for name, call in STEPS.items():
             target = place / f"out{turn}-{list(STEPS).index(name)}.jsonl"
-            command = [sys.executable, "-c", CALL.format(call=call), str(source), str(target), str(buffer)]
+            command = [sys.executable, "-c", _program(call), str(source), str(target), str(buffer)]
             costs.setdefault(name, []).append(cost_of(command))
             for left in place.glob(f"{target.stem}*"):
                 _remove(left)
@@ -185,6 +189,8 @@ def _passes_and_steps(place: Path, source: Path, given: argparse.Namespace) -> l
         if name.startswith("score"):
             bound = SCORE_CPU_S * size / 1.1e9
             found.append(Row(name, cpu, "CPU-s", "low", f"≤ {SCORE_CPU_S:.0f} CPU-s per 1.1 GB", bound))
+        elif name.startswith("dedup"):
+            found.append(Row(name, cpu, "CPU-s", against="orjson pass", ratios=ratios))
         else:
             bound = CONVERSION if name.startswith("convert") else SELECTION
             found.append(Row(name, cpu, "CPU-s", "low", f"≤ {bound} × orjson pass", bound, ratios))
@@ -204,7 +210,7 @@ def _remove(path: Path) -> None:
 
 def _near(place: Path, source: Path) -> Row:
     target = place / "near.jsonl"
-    cost = cost_of([sys.executable, "-c", CALL.format(call="dedup_jsonl(IN, OUT, near=0.8)"), str(source),
+    cost = cost_of([sys.executable, "-c", _program("dedup_jsonl(IN, OUT, near=0.8)"), str(source),
                     str(target), ""])  # fmt: skip
     per_gb = cost.cpu_s / (source.stat().st_size / 1e9)
     return Row("near-duplicate clustering, per GB", (per_gb,), "CPU-s", "low", f"≤ {NEAR_CPU_S:.0f} CPU-s per GB",
@@ -233,7 +239,7 @@ BAD = {
     "one invalid byte": b'{"instruction":"q\xff","output":"a"}\n',
     "one empty text": b'{"instruction":"","output":""}\n',
 }
-OURS = ("import sys\nfrom afs.training import *\n"
+OURS = ("import sys\nfrom afs.training import convert_file\n"
         "print(convert_file(sys.argv[1], sys.argv[2], format='openai').summary())")  # fmt: skip
 DATASETS = ("import sys, datasets\nfound = datasets.load_dataset('json', data_files=sys.argv[1], split='train', "
             "cache_dir=sys.argv[2] + '.cache')\nfound.to_json(sys.argv[2])")  # fmt: skip

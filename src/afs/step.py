@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+import xxhash
 
 from afs.engine import run_parts
 from afs.jsonl import MAX_LINE, AtomicWriter, BadRow, ConservationError, Counts, Quarantine, Row, file_sha256, read_rows
@@ -114,6 +115,15 @@ def code_version() -> str:
     return f"{version}+{digest.hexdigest()[:12]}"
 
 
+def content_hash(path: Path) -> str:
+    """Hex XXH3-128 of a file's bytes: tells inputs apart at a seventh of SHA-256's cost (outputs carry SHA-256)."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb", buffering=0) as source:
+        while block := source.read(1 << 18):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def expand(path: Path | str) -> Path:
     """The path with `~` resolved."""
     return Path(path).expanduser()
@@ -162,13 +172,13 @@ class Step:
         self.details: dict[str, Any] = {}
         self.notes: list[str] = []
         self._written: list[AtomicWriter] = []
-        self._hashed = [{"path": str(p), "sha256": file_sha256(p), "bytes": p.stat().st_size} for p in self.inputs]
+        self._hashed = [{"path": str(p), "xxh128": content_hash(p), "bytes": p.stat().st_size} for p in self.inputs]
         self.key = self._key()
         self.report: Report | None = None
         self.current = not self.how.force and not self.how.dry_run and self._is_current()
 
     def _key(self) -> str:
-        parts = {"step": self.name, "inputs": [f["sha256"] for f in self._hashed], "parameters": self.parameters,
+        parts = {"step": self.name, "inputs": [f["xxh128"] for f in self._hashed], "parameters": self.parameters,
                  "seed": self.seed, "code": code_version()}  # fmt: skip
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 

@@ -153,6 +153,14 @@ class _Columns:
             found += (view.quality_score or 0.0, digest)
         return found + TextColumn(self.text)(view, raw) if self.text else found
 
+    def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list]:
+        """The columns of many rows."""
+        found: list[list] = [[view.domain or "general" for view in views], [family(view.source) for view in views]]
+        if self.best:
+            found.append([view.quality_score or 0.0 for view in views])
+            found.append([int.from_bytes(hashlib.sha256(raw).digest()[:8], "little") for raw in raws])
+        return found + TextColumn(self.text).columns(views, raws) if self.text else found
+
 
 @dataclass
 class Duplicates:

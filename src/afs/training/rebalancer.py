@@ -132,6 +132,9 @@ class _Look:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.rehearsal = "rehearsal" in self.names
+        # A running number at a source's end decides nothing, unless a name is that source or ends in a separator.
+        self.exact = frozenset(self.names)
+        self.by_family = all(name[-1:].isalnum() for name in self.names)
         self.seen: dict[tuple[str, str, bool], tuple[str, str]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,11 +144,13 @@ class _Look:
         source, domain = view.source or "unknown", view.domain or "general"
         score = view.quality_score
         kept = self.rehearsal and b"rehearsal_version" in raw and _is_rehearsal(view)
-        found = self.seen.get((source, domain, kept))
+        group = family(source)
+        key = group if self.by_family and source not in self.exact else source, domain, kept
+        found = self.seen.get(key)
         if found is None:
-            if len(self.seen) > _SEEN:  # sources with running numbers
+            if len(self.seen) > _SEEN:
                 self.seen.clear()
-            found = self.seen[source, domain, kept] = self._marks(source, domain, kept), family(source)
+            found = self.seen[key] = self._marks(source, domain, kept), group
         return found[0], found[1], domain, math.nan if score is None else score
 
     def _marks(self, source: str, domain: str, kept: bool) -> str:

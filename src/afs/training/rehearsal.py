@@ -30,7 +30,7 @@ import orjson
 
 from afs.generators.base import TrainingSample, load_samples
 from afs.jsonl import COMPRESSED, AtomicWriter
-from afs.rows import NAME, Index, RowView, copy_rows, plain_files, read_at, scan
+from afs.rows import NAME, Index, RowView, copy_rows, family, plain_files, read_at, scan
 from afs.step import (
     MANIFEST,
     How,
@@ -45,7 +45,7 @@ from afs.step import (
 )
 from afs.training.mixing import largest_remainder, water_fill
 from afs.training.neardup import check_threshold, clusters, like_any
-from afs.training.splitter import _code, _family, _session, _subset
+from afs.training.splitter import _code, _session, _subset
 
 POLICIES = ("top-quality", "random-stratified", "diverse")
 NEAR = 0.8
@@ -438,8 +438,14 @@ class _Columns:
     """Domain, source family, quality and session of a row."""
 
     def __call__(self, view: RowView, raw: bytes) -> tuple:
-        session = _code(_session(view, raw)) if b"session" in raw else 0
-        return view.domain or "general", _family(view.source), view.quality_score or 0.0, session
+        return tuple(column[0] for column in self.columns([view], [raw]))
+
+    def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list]:
+        """The columns of many rows."""
+        sessions = [_code(_session(view, raw)) if b"session" in raw else 0
+                    for view, raw in zip(views, raws, strict=True)]  # fmt: skip
+        return [[view.domain or "general" for view in views], [family(view.source) for view in views],
+                [view.quality_score or 0.0 for view in views], sessions]  # fmt: skip
 
 
 _DTYPES = {"domain": NAME, "source": NAME, "quality": "f8", "session": "u4"}

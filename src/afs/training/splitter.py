@@ -28,17 +28,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from math import floor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+from xxhash import xxh3_64_intdigest
 
 from afs.rows import NAME, Index, RowView, copy_rows, family, plain_files, read_at, scan
 from afs.step import How, Report, Step, StepError, UsageError, expand
-from afs.training.neardup import check_threshold, clusters, fingerprint, join, normal, numbered, roots, row_text
+from afs.training.neardup import check_threshold, clusters, join, numbered, roots, row_texts
 
 SPLITS = ("train", "val", "test")
 MOST_OF_A_DOCUMENT = 1000
@@ -148,27 +148,35 @@ def _ratios(train: float, val: float, test: float | None) -> tuple[Fraction, ...
 
 @dataclass(frozen=True)
 class _Columns:
-    """Domain, source family, stratum, the keys to group by (0: none), then the text when no signatures are made."""
+    """Domain, source family, stratum, the keys to group by (0: none), then 64 bits (XXH3) of the text as it stands.
+
+    The text as it stands, not its normal form: it names the row in the assignments, and normalising costs more than
+    all the rest of a split. Texts that differ in case or spaces are near-duplicates, which `near` keeps together."""
 
     stratify_by: str | None
     keys: tuple[str, ...]
-    text: bool
 
     def __call__(self, view: RowView, raw: bytes) -> tuple:
-        found: list[Any] = [view.domain or "general", _family(view.source)]
+        return tuple(column[0] for column in self.columns([view], [raw]))
+
+    def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list[Any]]:
+        """The columns of many rows."""
+        sources = [view.source for view in views]
+        found: list[list[Any]] = [[view.domain or "general" for view in views], list(map(family, sources))]
+        rows = list(zip(views, raws, strict=True))
         if self.stratify_by not in (None, "domain"):
-            value = row_key(view, raw, self.stratify_by)
-            found.append("(none)" if value is None else str(value))
+            values = [row_key(view, raw, self.stratify_by) for view, raw in rows]
+            found.append(["(none)" if value is None else str(value) for value in values])
         for key in self.keys:
             if key == "session":
-                found.append(_code(_session(view, raw)) if b"session" in raw else 0)
+                found.append([_code(_session(view, raw)) if b"session" in raw else 0 for view, raw in rows])
             elif key == "source":
-                found.append(_source_code(view.source))
+                found.append(list(map(_source_code, sources)))
             else:
-                found.append(_code(row_key(view, raw, key)))
-        if self.text:
-            found.append(fingerprint(normal(row_text(view, raw))))
-        return tuple(found)
+                found.append([_code(row_key(view, raw, key)) for view, raw in rows])
+        texts = row_texts(views, raws)
+        found.append([xxh3_64_intdigest(text.encode()) or 1 if text else 0 for text in texts])
+        return found
 
 
 def _code(value: Any) -> int:
@@ -179,10 +187,6 @@ def _code(value: Any) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass")) or 1
 
 
-_family = lru_cache(maxsize=1024)(family)
-
-
-@lru_cache(maxsize=1024)
 def _source_code(source: str | None) -> int:
     return 0 if source in _NO_DOCUMENT else _code(source)
 
@@ -303,9 +307,9 @@ class _Plan:
         if self.stratify_by not in (None, "domain"):
             columns["stratum"] = NAME
         columns |= {f"key {key}": "u4" for key in keys}
-        columns |= {} if self.by_near else {"text": "u8"}
+        columns["said"] = "u8"
         how = self.step.how
-        index = scan(plain, columns, _Columns(self.stratify_by, keys, not self.by_near),
+        index = scan(plain, columns, _Columns(self.stratify_by, keys),
                      names=[str(p) for p in self.step.inputs], on_bad=self.step.on_bad, workers=how.workers,
                      engine=how.engine, advance=self.step.advance)  # fmt: skip
         self.step.counts.add(index.counts)
@@ -322,14 +326,14 @@ class _Plan:
     def _groups(self, index: Index, keys: tuple[str, ...], known: dict) -> np.ndarray:
         """A group number per row."""
         self.used = [f"near-duplicates (similarity {self.near})" if self.by_near else "equal texts"]
-        first = clusters(index, self.near, self.step.how) if self.by_near else index.columns["text"]
+        first = clusters(index, self.near, self.step.how) if self.by_near else index.columns["said"]
         for key in keys:
             codes = index.columns[f"key {key}"]
             if key == "source" and self.group_by is None:
-                self._keep_documents(codes, _look_up(known.get("text"), index.columns["text"]))
+                self._keep_documents(codes, _look_up(known.get("text"), index.columns["said"]))
             elif codes.any():
                 self.used.append(key)
-        return _united([first, index.columns["text"], *(index.columns[f"key {key}"] for key in keys)])
+        return _united([first, index.columns["said"], *(index.columns[f"key {key}"] for key in keys)])
 
     def _keep_documents(self, codes: np.ndarray, earlier: np.ndarray) -> None:
         """Clear the codes of sources that are kinds: too large, or dealt as kinds by an earlier run."""
@@ -352,7 +356,7 @@ class _Plan:
 
         A row is of old when its text is known and its session, if it has one, is known in the same split.
         """
-        by_text = _look_up(known.get("text"), index.columns["text"])
+        by_text = _look_up(known.get("text"), index.columns["said"])
         if not known:
             return by_text, np.zeros(len(index), bool)
         count = int(groups.max()) + 1
@@ -429,7 +433,7 @@ class _Plan:
         if not self.shuffle:
             return np.arange(count, dtype="u8")  # groups are numbered by their first rows
         smallest = np.full(count, np.iinfo("u8").max, "u8")
-        np.minimum.at(smallest, groups, index.columns["text"])
+        np.minimum.at(smallest, groups, index.columns["said"])
         return seeded_hash(smallest, self.seed)
 
     def _at_least_one(self, order: np.ndarray, sizes, of_group, given: np.ndarray) -> None:
@@ -453,11 +457,11 @@ class _Plan:
         if held.any():
             # Without the bridging rows, what they joined falls apart again: group the rest anew.
             rest = _subset(index, rows)
-            first = clusters(rest, self.near, self.step.how) if self.by_near else rest.columns["text"]
-            groups = _united([first, rest.columns["text"], *(rest.columns[f"key {key}"] for key in keys)])
+            first = clusters(rest, self.near, self.step.how) if self.by_near else rest.columns["said"]
+            groups = _united([first, rest.columns["said"], *(rest.columns[f"key {key}"] for key in keys)])
         else:
             groups = groups[rows]
-        texts = numbered(index.columns["text"][rows])
+        texts = numbered(index.columns["text" if self.by_near else "said"][rows])
         return {"groups": _shared(groups, split[rows]), "texts": _shared(texts, split[rows])}
 
     def _write(self, index: Index, split: np.ndarray, held: np.ndarray) -> None:
@@ -480,7 +484,7 @@ class _Plan:
         with self.step.writer(self.folder / "assignments.jsonl") as out:
             for kind in _KINDS:
                 if kind == "text":
-                    codes, of = index.columns["text"][rows], split[rows]
+                    codes, of = index.columns["said"][rows], split[rows]
                 elif kind in keys:
                     codes = index.columns[f"key {kind}"][rows]
                     codes, of = codes[codes != 0], split[rows][codes != 0]
