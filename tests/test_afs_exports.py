@@ -11,6 +11,8 @@ import orjson
 import pytest
 import zstandard
 from benchmarks.agent_logs import make_claude_logs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from afs.step import StepError, UsageError
 from afs.training.exports.agents import export_claude_to_jsonl, export_codex_to_jsonl, export_gemini_to_jsonl
@@ -197,6 +199,20 @@ def test_claude_rewind_is_a_pair_and_never_gold(tmp_path):
     assert pair["chosen"] == [{"role": "assistant", "content": "print(1)"}]
     assert pair["rejected"] == [{"role": "assistant", "content": "print 1;"}]
     assert pair["_metadata"]["same_ask"] is False
+
+
+@pytest.mark.parametrize(("second", "gold"), [
+    ("Write the parser in Python please", ["print(1)"]), ("How is the weather?", ["print 1;", "print(1)"]),
+])  # fmt: skip
+def test_claude_rewind_to_the_first_ask(tmp_path, second, gold):
+    log = Claude()
+    log.user("Write the parser in Perl please")
+    log.say("print 1;")
+    log.user(second, parent=None)
+    log.say("print(1)")
+    log.write(tmp_path / "c")
+    found, _ = claude(tmp_path)
+    assert [r["output"] for r in found] == gold
 
 
 def test_claude_queued_message_is_no_rewind(tmp_path):
@@ -515,7 +531,8 @@ def test_codex_fork_rollback_abort_and_compaction(tmp_path):
             said("user", "Go on"), said("assistant", "I go"), event("turn_aborted", reason="interrupted"),
             said("user", "<turn_aborted>by the user</turn_aborted>"), said("user", "Last"),
             item("web_search_call", status="completed", action={"q": "q"}), said("assistant", "The end.")]  # fmt: skip
-    fork = [meta("s2", forked_from_id="s1"), meta("s1"), *TURN, *more]
+    # The fork's own first line holds an address more, so that its placeholders have other numbers.
+    fork = [meta("s2", forked_from_id="s1", originator="x@example.org"), meta("s1"), *TURN, *more]
     rollout(tmp_path, "11-00-00-bbbb", fork, "archived_sessions")
     found, result = codex(tmp_path)
     assert [r["output"] for r in found] == ["There is README.md.", "Blue now.", "The end."]
@@ -602,6 +619,59 @@ def test_gemini_older_file_set_messages_and_subagent(tmp_path):
     found, result = gemini(tmp_path)
     assert [r["output"] for r in found] == ["Old answer", "New answer"]
     assert result.coverage.left_out == {"sub-agent": 1} and "no JSON" in result.problems[0]["reason"]
+
+
+# --- anything at all ---
+
+GEMINI = [{"sessionId": "q1"}, {"id": "u", "type": "user", "content": [{"text": "Ask"}]}, TOOL,
+          {"id": "g3", "type": "gemini", "content": "Answer"}, {"$set": {"messages": [TOOL]}},
+          {"$rewindTo": "u"}]  # fmt: skip
+ODD = st.sampled_from([None, 5, "text", [], {}, [1], ["a"], {"a": 1}, True, 1.5, [None], {"type": 3}, [[]]])
+
+
+def spoil(value, data):
+    """The record with one of its values, at any depth, replaced by one of another type."""
+    if isinstance(value, dict) and value and data.draw(st.integers(0, 3)):
+        key = data.draw(st.sampled_from(sorted(value)))
+        return {**value, key: spoil(value[key], data)}
+    if isinstance(value, list) and value and data.draw(st.integers(0, 3)):
+        at = data.draw(st.integers(0, len(value) - 1))
+        return [*value[:at], spoil(value[at], data), *value[at + 1 :]]
+    return data.draw(ODD)
+
+
+@settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_spoilt_records_are_counted_and_never_fatal(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("spoilt")
+    log = Claude()
+    log.user("Keep")
+    log.say("Kept")
+    log.user([{"type": "text", "text": "Ask"}, {"type": "image"}])
+    log.call("Bash", "t1", result=[{"type": "text", "text": "x"}], cmd="ls")
+    log.add("system", subtype="compact_boundary", parent=None, logicalParentUuid=log.last)
+    log.say("Answer")
+    kind = data.draw(st.sampled_from(["claude", "codex", "gemini"]))
+    lines = {"claude": log.lines, "codex": [meta("s1"), *TURN], "gemini": GEMINI}[kind]
+    lines = [dict(line) for line in lines]
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        lines[at] = spoil(lines[at], data) if isinstance(lines[at], dict) else lines[at]
+    if data.draw(st.booleans()):
+        lines = data.draw(st.permutations(lines))
+    name = {"claude": "projects/p/s1.jsonl", "codex": "sessions/rollout-1-a.jsonl", "gemini": "tmp/a/session-1.jsonl"}
+    write(folder / "r" / name[kind], lines, end=data.draw(st.sampled_from(["\n", "", '\n{"type": "us'])))
+    functions = {"claude": export_claude_to_jsonl, "codex": export_codex_to_jsonl, "gemini": export_gemini_to_jsonl}
+    function = functions[kind]
+    for view in ("turns", "trajectory", "tools", "preference"):
+        try:
+            result = function(folder / f"{view}.jsonl", [folder / "r"], view=view, sidechains=True)
+        except StepError as error:
+            assert "not one row" in str(error)
+        else:
+            result.report.counts.check()
+            for row in rows(folder / f"{view}.jsonl"):
+                assert view != "turns" or (isinstance(row["instruction"], str) and isinstance(row["output"], str))
 
 
 # --- Antigravity ---

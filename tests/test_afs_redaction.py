@@ -107,6 +107,7 @@ def test_other_forms(rule, text):
     "disk-usage of risk-averse", "the password is required", "pwd: /tmp", "input_tokens: 1234", "eyJ is how it begins",
     "-----BEGIN CERTIFICATE-----", "password = '${PASSWORD}'", "api_key=<YOUR_KEY>", "passenger = 'someone'",
     "https://example.org/path", "a://b", "btn-home-page", "secret", "token: ", "password=",
+    "https://user:password@host/x", "s3://{}:{}@{host}", "ftp://user:$PASS@host",
 ])  # fmt: skip
 def test_plain_text_stays(text):
     value = {"text": text}

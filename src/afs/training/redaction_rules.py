@@ -107,10 +107,16 @@ def _basic(text: bytes, at: int) -> Span | None:
 
 _USERINFO = re.compile(rb"://(?:([^\s/?#\"'\\:@<>]*):([^\s/?#\"\\]+)|([^\s/?#\"'\\:@<>]{16,}))@")
 
+# What manuals write in place of a password.
+_SAMPLE_PASSWORD = re.compile(rb"(?i)(?:pass|passwd|password|pwd|pw|secret|token|x+|\*+|\.+|[{$<\[].*)$")
+
 
 def _url(text: bytes, at: int) -> Span | None:
     found = _USERINFO.match(text, at)
     if not found:
+        return None
+    secret = found[2] if found[2] is not None else found[3]
+    if _SAMPLE_PASSWORD.match(secret):
         return None
     return found.span(2) if found[2] is not None else found.span(3)
 

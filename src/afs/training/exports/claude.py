@@ -12,6 +12,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +107,7 @@ class Decoder:
         """The session of a file, then those of sidechains that lie in the same file."""
         builder = _Builder(self.coverage, self.seen)
         for record in self.reader.records(item):
-            builder.add(record)
+            self.reader.take(item, record.line, record.value, partial(builder.add, record))
         self.seen |= builder.mine
         return builder.sessions(item, self.reader.name(item.name))
 
@@ -367,6 +370,7 @@ def active_path(messages: list[Message]) -> tuple[list[Message], list[Branch]]:
     for found in children.values():
         if len(found) > 1:
             _rewound(sorted(found), messages, last_below, spine, rejected)
+    _rewound_to_start(messages, parent, last_below, rejected)
     return _collect(messages, parent, rejected)
 
 
@@ -379,6 +383,15 @@ def _rewound(siblings, messages, last_below, spine, rejected) -> None:
             if spoke and last_below[at] < later:
                 rejected[at] = later
                 break
+
+
+def _rewound_to_start(messages, parent, last_below, rejected) -> None:
+    """A first ask that was written anew has no parent to share; it is known by its likeness to the one before."""
+    roots = [at for at, p in enumerate(parent) if p < 0 and messages[at].role == "user" and not messages[at].mark]
+    for at, later in pairwise(roots):
+        one, two = messages[at].text[:400], messages[later].text[:400]
+        if last_below[at] < later and SequenceMatcher(None, one, two, autojunk=False).ratio() > 0.6:
+            rejected[at] = later
 
 
 def _collect(messages, parent, rejected) -> tuple[list[Message], list[Branch]]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ _CALLS = {"function_call", "custom_tool_call", "local_shell_call", "web_search_c
           "image_generation_call"}  # fmt: skip
 _RESULTS = {"function_call_output", "custom_tool_call_output", "tool_search_output", "local_shell_call_output"}
 _SILENT_ITEMS = {"compaction", "compaction_summary", "ghost_snapshot", "other"}
+_NUMBER = re.compile(rb"(?<=[A-Z]):\d+>")
 _SILENT_LINES = {"world_state", "inter_agent_communication"}
 _REPEATS = {"user_message", "agent_message", "agent_reasoning", "agent_reasoning_raw_content"}
 
@@ -72,7 +75,7 @@ class Decoder:
         for item in files:
             builder = _Builder(self.coverage, self.seen)
             for record in self.reader.records(item):
-                builder.add(record)
+                self.reader.take(item, record.line, record.value, partial(builder.add, record))
             self.seen |= builder.mine
             yield builder.session(item, self.reader.name(item.name))
 
@@ -236,7 +239,8 @@ class _Builder:
 
     def _link(self, *content: Any) -> bool:
         """Append to the hash of the conversation so far; True when an earlier session began the same way."""
-        raw = json.dumps(content, ensure_ascii=True, default=str).encode()
+        # Without the numbers of placeholders: they may differ where a fork's own first lines hold more secrets.
+        raw = _NUMBER.sub(b">", json.dumps(content, ensure_ascii=True, default=str).encode())
         self.chain = hashlib.blake2b(self.chain + raw, digest_size=12).digest()
         self.mine.add(self.chain)
         return self.chain in self.seen

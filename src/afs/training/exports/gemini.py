@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,26 +114,29 @@ class Decoder:
     def _replay(self, item: Found) -> _Log:
         log = _Log()
         for line, value in self.reader.records(item):
-            if "$rewindTo" in value:
-                self._rewind(log, value["$rewindTo"], line)
-                self.coverage.count("$rewindTo", logs.CONTEXT)
-            elif "$set" in value:
-                change = value["$set"] if isinstance(value["$set"], dict) else {}
-                if isinstance(change.get("messages"), list):
-                    self._all(log, change["messages"], line)
-                log.about.update({k: v for k, v in change.items() if k != "messages"})
-                self.coverage.count("$set", logs.CONTEXT)
-            elif isinstance(value.get("id"), str) and isinstance(value.get("type"), str):
-                if value["id"] in log.messages:
-                    self.coverage.count(f"{value['type']} (rewritten)", logs.DUPLICATE)
-                    line = log.messages[value["id"]][0]
-                log.messages[value["id"]] = (line, value)
-            elif "sessionId" in value:
-                log.about.update(value)
-                self.coverage.count("metadata", logs.CONTEXT)
-            else:
-                self.coverage.count(f"keys {', '.join(sorted(value)[:3]) or '(none)'}", logs.UNKNOWN)
+            self.reader.take(item, line, value, partial(self._add, log, line, value))
         return log
+
+    def _add(self, log: _Log, line: int, value: dict[str, Any]) -> None:
+        if "$rewindTo" in value:
+            self._rewind(log, value["$rewindTo"], line)
+            self.coverage.count("$rewindTo", logs.CONTEXT)
+        elif "$set" in value:
+            change = value["$set"] if isinstance(value["$set"], dict) else {}
+            if isinstance(change.get("messages"), list):
+                self._all(log, change["messages"], line)
+            log.about.update({k: v for k, v in change.items() if k != "messages"})
+            self.coverage.count("$set", logs.CONTEXT)
+        elif isinstance(value.get("id"), str) and isinstance(value.get("type"), str):
+            if value["id"] in log.messages:
+                self.coverage.count(f"{value['type']} (rewritten)", logs.DUPLICATE)
+                line = log.messages[value["id"]][0]
+            log.messages[value["id"]] = (line, value)
+        elif "sessionId" in value:
+            log.about.update(value)
+            self.coverage.count("metadata", logs.CONTEXT)
+        else:
+            self.coverage.count(f"keys {', '.join(sorted(value)[:3]) or '(none)'}", logs.UNKNOWN)
 
     def _rewind(self, log: _Log, target: Any, line: int) -> None:
         """Take back the message with this id and all after it; an unknown id takes back everything."""
@@ -146,9 +150,9 @@ class Decoder:
         base = item.path.name.rsplit(".", 1)[0]
         made = Session("gemini", str(log.about.get("sessionId") or base), self.reader.name(item.name))
         for line, value in log.messages.values():
-            made.path += self._messages(line, value)
+            made.path += self._made(item, line, value)
         for fork, lost, line in log.rewound:
-            path = [m for at, value in lost for m in self._messages(at, value)]
+            path = [m for at, value in lost for m in self._made(item, at, value)]
             kept = next((m for m in made.path if m.role == "user" and not m.mark and m.line > line), None)
             made.branches.append(Branch(fork, path, kept))
         parts = item.name.split("/")
@@ -162,6 +166,9 @@ class Decoder:
         if isinstance(log.about.get("projectHash"), str):
             made.info["project"] = log.about["projectHash"]
         return made
+
+    def _made(self, item: Found, line: int, value: dict[str, Any]) -> list[Message]:
+        return self.reader.take(item, line, value, partial(self._messages, line, value)) or []
 
     def _messages(self, line: int, value: dict[str, Any]) -> list[Message]:
         kind = value.get("type")

@@ -184,6 +184,21 @@ class LogReader:
         """A value from elsewhere than a log line (a row of a database, a whole JSON file)."""
         return self.redactor.redact(value) if self.redactor else value
 
+    def take(self, found: Found, line: int, value: Any, function: Callable[[], Any]) -> Any:
+        """What `function` makes of a record; a record of another shape than the format's goes to the quarantine.
+
+        The vendors change their formats without notice, so a text may be where a list was: one such record must not
+        end the export of all others.
+        """
+        try:
+            return function()
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            raw = orjson.dumps(value, default=str)
+            self.coverage.count("(line)", BAD)
+            reason = f"not the shape of this format: {type(error).__name__}: {error}"
+            self.on_bad(BadRow(self.name(found.name), line, 0, len(raw), reason, raw))
+            return None
+
     def records(self, found: Found) -> Iterator[Record]:
         """The objects of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file; other lines go to the quarantine."""
         self.begin()

@@ -18,7 +18,7 @@ from afs.step import How
 from afs.training.exports import logs
 from afs.training.exports.agents import split_options
 from afs.training.exports.logs import MAX_LINE, Coverage, Found, LogReader
-from afs.training.exports.run import Export, ExportResult, bad_record, run_export
+from afs.training.exports.run import Export, ExportResult, run_export
 from afs.training.exports.views import Made
 
 _ASK, _ANSWER = ("instruction", "prompt", "user", "question"), ("output", "response", "assistant", "answer")
@@ -103,7 +103,11 @@ def _entries(reader: LogReader, item: Found) -> Iterator[tuple[int, dict[str, An
         if isinstance(entry, dict):
             yield number if isinstance(found, list) else 0, entry
         else:
-            bad_record(reader, item.name, number, "an entry must be an object", entry)
+            reader.take(item, number, entry, _refuse)
+
+
+def _refuse() -> None:
+    raise TypeError("an entry must be an object")
 
 
 def _first(entry: dict[str, Any], keys: tuple[str, ...]) -> str:

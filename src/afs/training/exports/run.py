@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from afs.generators.base import TrainingSample
-from afs.jsonl import BadRow
 from afs.step import How, Report, Step, StepError, UsageError
 from afs.training.exports import logs, views
 from afs.training.exports.logs import Coverage, Found, LogReader
@@ -204,11 +203,3 @@ def session_units(
 
     return units
 
-
-def bad_record(reader: LogReader, name: str, line: int, reason: str, value: Any) -> None:
-    """Quarantine a record that parsed but cannot be used."""
-    import orjson
-
-    raw = orjson.dumps(value, default=str)
-    reader.coverage.count("(record)", logs.BAD)
-    reader.on_bad(BadRow(name, line, 0, len(raw), reason, raw))
