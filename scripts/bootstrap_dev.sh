@@ -60,6 +60,7 @@ fi
 if [ "${SYSTEM:-0}" = 1 ]; then
   missing=()
   command -v chromium >/dev/null || missing+=(chromium)
+  command -v ca65 >/dev/null || missing+=(cc65)
   if [ "${#missing[@]}" -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
       apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

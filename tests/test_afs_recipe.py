@@ -92,5 +92,5 @@ def test_what_is_not_there_is_named(tmp_path):
         run_recipe(bad)
     with pytest.raises(UsageError, match="no dry run"):
         run_recipe(recipe(tmp_path), how=How(dry_run=True))
-    with pytest.raises(UsageError, match="known: code, docs"):
+    with pytest.raises(UsageError, match="known: code, docs, oracle"):
         make_generator("nope", tmp_path)

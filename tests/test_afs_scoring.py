@@ -84,14 +84,13 @@ def test_the_guides_snippet_runs_without_model_and_asar(capsys, monkeypatch):
     assert json.loads(json.dumps(quality.to_dict(), allow_nan=False))["electra_score"] is None
 
 
-def test_asar_on_the_path_is_not_claimed_to_have_run(tmp_path, monkeypatch):
+def test_asar_on_the_path_judges_assembly(tmp_path, monkeypatch):
     tool = tmp_path / "asar"
-    tool.write_text("#!/bin/sh\nexit 0\n")
+    tool.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Asar 1.91"\nexit 0\n')
     tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     quality = QualityScorer().score(sample(ASM))
-    assert math.isnan(quality.asar_valid) and "does not run asar yet" in quality.reasons["asar"]
-    assert str(tool) in quality.reasons["asar"]
+    assert quality.asar_valid is True and "asar" not in quality.reasons
 
 
 def test_switches(tmp_path):
@@ -100,8 +99,8 @@ def test_switches(tmp_path):
     assert "skip_asar_if_no_model" in QualityScorer(ScoringConfig(skip_asar_if_no_model=True)).missing["asar"]
     with pytest.raises(ScoringError, match=r"ELECTRA model .*nothing does not exist"):
         QualityScorer(ScoringConfig(electra_model_path=tmp_path / "nothing"))
-    scorer = QualityScorer(ScoringConfig(electra_model_path=tmp_path))
-    assert "was not used" in scorer.missing["electra"]
+    with pytest.raises(UsageError, match=r"is no trained discriminator .*afs discriminator train"):
+        QualityScorer(ScoringConfig(electra_model_path=tmp_path))
 
 
 def test_profiles_are_as_the_guide_says():

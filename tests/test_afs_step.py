@@ -57,7 +57,8 @@ def test_counts_manifest_and_quarantine(tmp_path):
     assert counts.out + counts.filtered + counts.quarantined == 2000
     manifest = read_manifest(tmp_path / "out.jsonl.manifest.json")
     assert manifest["key"] == report.key and manifest["seed"] == 1 and manifest["parameters"] == {"loud": True}
-    assert manifest["inputs"][0] == {"path": str(source), "xxh128": content_hash(source), "bytes": source.stat().st_size}
+    size = source.stat().st_size
+    assert manifest["inputs"][0] == {"path": str(source), "xxh128": content_hash(source), "bytes": size}
     for found in manifest["outputs"]:
         path = tmp_path / found["path"]
         assert found["sha256"] == file_sha256(path) and found["rows"] == path.read_bytes().count(b"\n")

@@ -50,6 +50,8 @@ class RowView(msgspec.Struct, gc=False):
     timestamp: str | None = ""
     kg_entities: list[str] | None = []
     kg_validated: bool | None = False
+    session: Any = None
+    session_id: Any = None
     raw_metadata: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"null"), name="_metadata")
 
     @property
@@ -281,7 +283,7 @@ def _clean_block(part: Part, max_line: int) -> tuple[list[int], list[bytes], lis
 
     The usual part, taken whole: asking line by line what is wrong with nothing takes three times as long.
     """
-    block = _block(part)
+    block = block_of(part)
     if block is None:
         return None
     data, begin = block
@@ -301,7 +303,7 @@ def _clean_block(part: Part, max_line: int) -> tuple[list[int], list[bytes], lis
     return list(islice(starts, len(raws))), raws, shown
 
 
-def _block(part: Part) -> tuple[bytes, int] | None:
+def block_of(part: Part) -> tuple[bytes, int] | None:
     """The lines that begin in the part, whole, and the offset of the first; None when a line is longer than a part."""
     with open(part.path, "rb") as source:
         source.seek(max(part.start - 1, 0))

@@ -16,7 +16,7 @@ OK, FAILED, USAGE = 0, 1, 2
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from afs.cli import context, training
+    from afs.cli import context, discriminator, training
 
     parser = argparse.ArgumentParser(
         prog="afs", description="The refinery: sources in, clean portable JSONL out.",
@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     context.register_parsers(subparsers)
     training.register_parsers(subparsers)
+    discriminator.register_parsers(subparsers)
     return parser
 
 

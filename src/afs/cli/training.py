@@ -15,8 +15,8 @@ from typing import Any
 
 from afs.cli import FAILED, OK, add_json, add_run_options, how_of, show, show_data
 
-FORMATS = ("alpaca", "sharegpt", "openai", "chatml", "chatml_text", "mlx", "mlx_completion", "llama_cpp",
-           "unsloth_thinking", "dpo", "parquet")  # fmt: skip
+FORMATS = ("alpaca", "sharegpt", "messages", "openai", "chatml", "chatml_text", "prompt_completion", "mlx",
+           "mlx_completion", "llama_cpp", "unsloth_thinking", "dpo", "parquet")  # fmt: skip
 PROFILES = ("generic", "dialogue", "asm")
 
 
@@ -63,7 +63,8 @@ def training_rehearsal_mix_command(args: argparse.Namespace) -> int:
 
     result = mix_rehearsal(
         args.buffer, args.new_data, args.output, rehearsal_ratio=args.rehearsal_ratio, exclude=args.exclude or (),
-        shuffle=not args.no_shuffle, seed=args.seed, policy=args.policy, how=how_of(args),
+        shuffle=not args.no_shuffle, seed=args.seed, policy=args.policy, near=None if args.no_near else args.near,
+        how=how_of(args),
     )  # fmt: skip
     return show(args, result)
 
@@ -91,8 +92,8 @@ def training_prepare_command(args: argparse.Namespace) -> int:
     result = split_dataset(
         args.input, args.output, train_ratio=args.train_ratio, val_ratio=args.val_ratio, test_ratio=args.test_ratio,
         stratify_by=None if args.no_stratify else args.stratify_by, shuffle=not args.no_shuffle, seed=args.seed,
-        near=None if args.no_near else args.near, **({"group_by": tuple(args.group_by)} if args.group_by else {}),
-        how=how_of(args),
+        near=None if args.no_near else args.near, group_by=tuple(args.group_by) if args.group_by else None,
+        fresh=args.fresh, how=how_of(args),
     )  # fmt: skip
     return show(args, result)
 
@@ -102,13 +103,14 @@ def training_dedup_command(args: argparse.Namespace) -> int:
     from afs.training import dedup_jsonl, explain_duplicate
 
     if args.explain:
-        found = explain_duplicate(args.input, args.explain, near=args.near or 0.8)
+        found = explain_duplicate(args.input, args.explain, near=args.near or 0.8, text=args.text)
         return show_data(args, found.to_dict(), found.summary())
     if not args.output:
         from afs.step import UsageError
 
         raise UsageError("name the file to write with --output, or a row to explain with --explain")
-    result = dedup_jsonl(args.input, args.output, near=args.near, text=args.text, how=how_of(args))
+    result = dedup_jsonl(args.input, args.output, near=args.near, text=args.text, keep=args.keep,
+                         duplicates_to=args.duplicates, how=how_of(args))  # fmt: skip
     return show(args, result)
 
 
@@ -130,13 +132,28 @@ def training_score_command(args: argparse.Namespace) -> int:
 
 def training_convert_command(args: argparse.Namespace) -> int:
     """Convert samples to a training format."""
-    from afs.training import convert_file
+    from afs.step import UsageError, expand
+    from afs.training import convert_file, convert_folder, list_formats
 
-    result = convert_file(
-        args.input, args.output, format=args.format, thinking="none" if args.no_cot else args.cot_mode,
-        system=args.system, allow_loss=args.allow_loss, how=how_of(args),
-    )  # fmt: skip
-    return show(args, result)
+    if args.list_formats:
+        found = list_formats()
+        return show_data(args, found, "\n".join(f"{item['name']:18} {item['title']}" for item in found))
+    if not args.input:
+        raise UsageError("name what to convert with --input, or ask for --list-formats")
+    options = {"format": args.format, "thinking": "none" if args.no_cot else args.cot_mode, "system": args.system,
+               "template": args.template, "allow_loss": args.allow_loss, "how": how_of(args)}  # fmt: skip
+    if not expand(args.input).is_dir():
+        return show(args, convert_file(args.input, args.output, **options))
+    done = convert_folder(args.input, args.output, **options)
+    return show_data(args, [r.report.to_dict() for r in done], "\n".join(r.summary() for r in done))
+
+
+def training_convert_back_command(args: argparse.Namespace) -> int:
+    """Restore samples from a converted file and its meta file."""
+    from afs.training import convert_back
+
+    report = convert_back(args.input, args.meta, args.output, format=args.format, how=how_of(args))
+    return show_data(args, report.to_dict(), report.summary())
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
@@ -273,6 +290,8 @@ def _pairs(values: list[str] | None) -> dict[str, str]:
 
 def register_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add `afs training` and its commands."""
+    from afs.cli import toolbench
+
     training = subparsers.add_parser("training", help="datasets: score, mix, split, convert, look, record")
     training_sub = training.add_subparsers(dest="training_command", metavar="COMMAND", required=True)
     _register_rehearsal(training_sub)
@@ -281,6 +300,7 @@ def register_parsers(subparsers: argparse._SubParsersAction) -> None:
     _register_looking(training_sub)
     _register_making(training_sub)
     _register_registry(training_sub)
+    toolbench.register_parsers(training_sub)
 
 
 def _register_rehearsal(training_sub: argparse._SubParsersAction) -> None:
@@ -307,6 +327,8 @@ def _register_rehearsal(training_sub: argparse._SubParsersAction) -> None:
     mix.add_argument("--rehearsal-ratio", type=float, default=0.3, help="share of the final mix (default 0.3)")
     mix.add_argument("--exclude", action="append", help="val or test file (or folder of splits) to stay away from")
     mix.add_argument("--policy", choices=policies, default="top-quality")
+    mix.add_argument("--near", type=float, default=0.8, help="similarity of near-duplicates (default 0.8)")
+    mix.add_argument("--no-near", action="store_true", help="do not look for near-duplicates of the new data")
     mix.add_argument("--no-shuffle", action="store_true")
     mix.add_argument("--shuffle", dest="no_shuffle", action="store_false", help="the default")
     mix.add_argument("--seed", type=int, default=42)
@@ -341,7 +363,8 @@ def _register_mixing(training_sub: argparse._SubParsersAction) -> None:
     prepare.add_argument("--no-stratify", action="store_true")
     prepare.add_argument("--group-by", action="append", help="what must not be split (near, session, source; repeat)")
     prepare.add_argument("--near", type=float, default=0.8, help="similarity of near-duplicates (default 0.8)")
-    prepare.add_argument("--no-near", action="store_true", help="group exact duplicates only")
+    prepare.add_argument("--no-near", action="store_true", help="keep equal texts together only")
+    prepare.add_argument("--fresh", action="store_true", help="forget the splits of earlier runs")
     prepare.add_argument("--seed", type=int, default=42)
     prepare.add_argument("--no-shuffle", action="store_true")
     add_run_options(prepare)
@@ -352,6 +375,8 @@ def _register_mixing(training_sub: argparse._SubParsersAction) -> None:
     dedup.add_argument("--output")
     dedup.add_argument("--near", type=float, help="also near duplicates, from this similarity on (for example 0.8)")
     dedup.add_argument("--text", choices=("all", "instruction", "output"), default="all", help="what is compared")
+    dedup.add_argument("--keep", choices=("first", "best"), default="first", help="which row stays (default first)")
+    dedup.add_argument("--duplicates", metavar="FILE", help="where the others go (default <output>.duplicates.jsonl)")
     dedup.add_argument("--explain", metavar="ID", help="a sample_id or line number: show what it matches and why")
     add_run_options(dedup)
     dedup.set_defaults(func=training_dedup_command)
@@ -373,8 +398,10 @@ def _register_rows(training_sub: argparse._SubParsersAction) -> None:
     score.set_defaults(func=training_score_command)
 
     convert = training_sub.add_parser("convert", help="convert to a training format")
-    convert.add_argument("--input", required=True)
+    convert.add_argument("--input", help="file, or folder of splits")
     convert.add_argument("--output", help="default <stem>_<format>.jsonl beside the input")
+    convert.add_argument("--list-formats", action="store_true", help="what there is")
+    convert.add_argument("--template", help="of the text formats: chatml | llama3 | mistral | alpaca")
     convert.add_argument("--format", default="alpaca", help=f"{' | '.join(FORMATS)}, or a plug-in's")
     convert.add_argument("--cot-mode", "--thinking", choices=("none", "separate", "embedded", "special_tokens"),
                          default="separate", help="where `thinking` goes")  # fmt: skip
@@ -383,6 +410,14 @@ def _register_rows(training_sub: argparse._SubParsersAction) -> None:
     convert.add_argument("--allow-loss", action="store_true", help="go on although text is lost")
     add_run_options(convert)
     convert.set_defaults(func=training_convert_command)
+
+    back = training_sub.add_parser("convert-back", help="restore samples from a converted file")
+    back.add_argument("--input", required=True)
+    back.add_argument("--meta", help="default <input>.meta.jsonl")
+    back.add_argument("--output", help="file to write")
+    back.add_argument("--format", help="default: what the meta file says")
+    add_run_options(back, parallel=False)
+    back.set_defaults(func=training_convert_back_command)
 
 
 def _register_looking(training_sub: argparse._SubParsersAction) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 _MODULES = {
     "generators.base": ("BaseGenerator", "TrainingSample", "iter_samples", "load_samples", "write_samples"),
-    "training.converters": ("available_converters", "convert_back", "convert_file", "get_converter",
-                            "register_converter"),
+    "training.asar": ("AsarConfig", "AsarValidator"),
+    "training.converters": ("available_converters", "convert_back", "convert_file", "convert_folder", "get_converter",
+                            "list_formats", "register_converter"),
     "training.dedup": ("DedupResult", "dedup_jsonl", "explain_duplicate"),
+    "training.exports.toolbench": ("export_toolbench_to_jsonl",),
     "training.inspect": ("dataset_stats", "diff_datasets", "validate_jsonl", "view_rows"),
     "training.rebalancer": ("RebalanceResult", "rebalance_dataset", "rebalance_datasets"),
     "training.recipe": ("make_generator", "run_recipe"),

@@ -135,23 +135,25 @@ class _Look:
         # A running number at a source's end decides nothing, unless a name is that source or ends in a separator.
         self.exact = frozenset(self.names)
         self.by_family = all(name[-1:].isalnum() for name in self.names)
-        self.seen: dict[tuple[str, str, bool], tuple[str, str]] = {}
+    def __call__(self, view: RowView, raw: bytes) -> tuple:
+        return tuple(column[0] for column in self.columns([view], [raw]))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "seen": {}}
-
-    def __call__(self, view: RowView, raw: bytes) -> tuple[str, str, str, float]:
-        source, domain = view.source or "unknown", view.domain or "general"
-        score = view.quality_score
-        kept = self.rehearsal and b"rehearsal_version" in raw and _is_rehearsal(view)
-        group = family(source)
-        key = group if self.by_family and source not in self.exact else source, domain, kept
-        found = self.seen.get(key)
-        if found is None:
-            if len(self.seen) > _SEEN:
-                self.seen.clear()
-            found = self.seen[key] = self._marks(source, domain, kept), group
-        return found[0], found[1], domain, math.nan if score is None else score
+    def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list]:
+        """Marks, source families, domains and scores of many rows."""
+        sources = [view.source or "unknown" for view in views]
+        domains = [view.domain or "general" for view in views]
+        families = list(map(family, sources))
+        kept = [False] * len(views)
+        if self.rehearsal:
+            kept = [b"rehearsal_version" in bytes(view.raw_metadata) and _is_rehearsal(view) for view in views]
+        groups = families
+        if not self.by_family or not self.exact.isdisjoint(sources):
+            groups = [s if not self.by_family or s in self.exact else f
+                      for s, f in zip(sources, families, strict=True)]  # fmt: skip
+        keys = list(zip(groups, domains, kept, strict=True))
+        marks = {key: self._marks(*key) for key in set(keys)}
+        scores = [math.nan if view.quality_score is None else view.quality_score for view in views]
+        return [[marks[key] for key in keys], families, domains, scores]
 
     def _marks(self, source: str, domain: str, kept: bool) -> str:
         """Per weight the letters of the kinds that it matches."""
@@ -166,7 +168,6 @@ class _Look:
         return ",".join(marks)
 
 
-_SEEN = 4096
 _COLUMNS = {"marks": NAME, "source": NAME, "domain": NAME, "quality": "f4"}
 _MARK = {"source": "s", "domain": "d", "alias": "a", "prefix": "p"}
 

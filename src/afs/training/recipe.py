@@ -122,7 +122,7 @@ def _check_keys(found: dict[str, Any], section: str, path: Path) -> None:
 
 
 def make_generator(name: str, path: Path | str) -> BaseGenerator:
-    """The generator of this name on a source: built-in `docs` or `code`, or a plug-in (`afs.generators`).
+    """The generator of this name on a source: built-in `docs`, `code` or `oracle`, or a plug-in (`afs.generators`).
 
     Raises:
         UsageError: no such generator.
@@ -130,8 +130,10 @@ def make_generator(name: str, path: Path | str) -> BaseGenerator:
     """
     from afs.generators.code import CodeGenerator
     from afs.generators.docs import DocsGenerator
+    from afs.oracle.training_generator import OracleTrainingGenerator
 
-    known: dict[str, Callable[[Path], BaseGenerator]] = {"docs": DocsGenerator, "code": CodeGenerator}
+    known: dict[str, Callable[[Path], BaseGenerator]] = {
+        "docs": DocsGenerator, "code": CodeGenerator, "oracle": OracleTrainingGenerator}  # fmt: skip
     if name in known:
         return known[name](expand(path))
     if name in plugins.names("afs.generators"):
@@ -291,7 +293,8 @@ class _Run:
 
         for form in section.get("formats", []):
             for path in [p for p in self.result.files if p.exists() and p.stat().st_size]:
-                target = path.with_name(f"{path.name.removesuffix('.jsonl')}_{form}.jsonl")
+                ending = "parquet" if form == "parquet" else "jsonl"
+                target = path.with_name(f"{path.name.removesuffix('.jsonl')}_{form}.{ending}")
                 options = {key: section[key] for key in ("thinking", "system", "allow_loss") if key in section}
                 self._done(convert_file(path, target, format=form, how=self.how, **options).report)
 

@@ -45,7 +45,7 @@ from afs.step import (
 )
 from afs.training.mixing import largest_remainder, water_fill
 from afs.training.neardup import check_threshold, clusters, like_any
-from afs.training.splitter import _code, _session, _subset
+from afs.training.splitter import _code, _subset, session_of
 
 POLICIES = ("top-quality", "random-stratified", "diverse")
 NEAR = 0.8
@@ -442,8 +442,7 @@ class _Columns:
 
     def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list]:
         """The columns of many rows."""
-        sessions = [_code(_session(view, raw)) if b"session" in raw else 0
-                    for view, raw in zip(views, raws, strict=True)]  # fmt: skip
+        sessions = [_code(session_of(view)) for view in views]
         return [[view.domain or "general" for view in views], [family(view.source) for view in views],
                 [view.quality_score or 0.0 for view in views], sessions]  # fmt: skip
 

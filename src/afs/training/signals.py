@@ -9,7 +9,6 @@ A new signal is an object with the four members of `Scorer`, offered as an entry
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -270,9 +269,12 @@ def _electra(config: ScoringConfig) -> Scorer:
     path = expand(config.electra_model_path)
     if not path.exists():
         raise ScoringError(f"ELECTRA model {path} does not exist; train one with `afs discriminator train`")
-    return _plugin("electra", config) or AbsentScorer(
-        "electra", f"this version cannot run ELECTRA models yet; {path} was not used"
-    )
+    found = _plugin("electra", config)
+    if found is None:
+        from afs.discriminator import electra_scorer
+
+        found = electra_scorer(config)
+    return found
 
 
 def _asar(config: ScoringConfig) -> Scorer:
@@ -281,12 +283,11 @@ def _asar(config: ScoringConfig) -> Scorer:
     if config.skip_asar_if_no_model and config.electra_model_path is None:
         return AbsentScorer("asar", "left out because there is no ELECTRA model (skip_asar_if_no_model)")
     found = _plugin("asar", config)
-    if found:
-        return found
-    where = shutil.which("asar")
-    if where is None:
-        return AbsentScorer("asar", "asar is not on PATH: install it, or leave the signal out")
-    return AbsentScorer("asar", f"this version does not run asar yet; {where} was not used")
+    if found is None:
+        from afs.training.asar import asar_scorer
+
+        found = asar_scorer(config)
+    return found
 
 
 def _plugin(name: str, config: ScoringConfig) -> Scorer | None:

@@ -169,7 +169,7 @@ class _Columns:
             found.append(["(none)" if value is None else str(value) for value in values])
         for key in self.keys:
             if key == "session":
-                found.append([_code(_session(view, raw)) if b"session" in raw else 0 for view, raw in rows])
+                found.append([_code(session_of(view)) for view in views])
             elif key == "source":
                 found.append(list(map(_source_code, sources)))
             else:
@@ -191,15 +191,14 @@ def _source_code(source: str | None) -> int:
     return 0 if source in _NO_DOCUMENT else _code(source)
 
 
-def _session(view: RowView, raw: bytes) -> Any:
-    found = view.metadata
-    for key in ("session_id", "session"):
-        if found.get(key) not in (None, ""):
-            return found[key]
-    if b'"session"' in raw or b'"session_id"' in raw:
-        value = orjson.loads(raw)
-        return value.get("session_id") or value.get("session")
-    return None
+def session_of(view: RowView) -> Any:
+    """The session a row belongs to: `session_id` or `session`, of its `_metadata` or its own; None for none."""
+    if b"session" in bytes(view.raw_metadata):
+        found = view.metadata
+        for key in ("session_id", "session"):
+            if found.get(key) not in (None, ""):
+                return found[key]
+    return view.session_id or view.session
 
 
 def row_key(view: RowView, raw: bytes, key: str) -> Any:

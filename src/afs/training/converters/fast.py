@@ -16,8 +16,7 @@ import msgspec
 import orjson
 
 from afs.jsonl import MAX_LINE, BadRow, Counts, lines, open_rows, parse_row
-from afs.rows import Part, family
-from afs.rows import _block as block_of
+from afs.rows import Part, block_of, family
 from afs.training.converters.convert import Converter
 from afs.training.converters.formats import ConversionError
 
