@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import afs
 from afs.jsonl import read_rows
 from afs.step import How, StepError, UsageError
-from afs.training.redaction import CustomRule, Redactor, RuleError, load_rules, redact_jsonl
-from afs.training.redaction_rules import PLACEHOLDER, RULES, rule_names
+from afs.training.redaction import Redactor, redact_jsonl
+from afs.training.redaction_rules import PLACEHOLDER, RULES, CustomRule, RuleError, load_rules, rule_names
 
 
 def j(*parts: str) -> str:

@@ -31,75 +31,11 @@ import orjson
 from afs.engine import run_parts
 from afs.jsonl import MAX_LINE, AtomicWriter, BadRow, Counts, read_rows
 from afs.step import How, Report, Step, StepError, UsageError, add_tallies, expand
-from afs.training.redaction_rules import PLACEHOLDER, RULES, Rule, rule_names
+from afs.training.redaction_rules import PLACEHOLDER, RULES, CustomRule, Rule, check_rule, load_rules, rule_names
 
 _LOCAL = b"\x01"  # no valid JSON text holds this byte, so a number behind it is surely one of a part's own
 _BATCH = 1 << 20
 _ESCAPE = 1 << 30
-
-
-class RuleError(UsageError):
-    """A rules file that cannot be used; the message names the rule and what is wrong."""
-
-
-@dataclass(frozen=True)
-class CustomRule:
-    """A rule of the user's: a pattern over the text of each string (not over JSON text).
-
-    Attributes:
-        name: becomes the label, in capitals.
-        pattern: a regular expression; its first group, if there is one, is the secret.
-        contains: a literal that every match holds; rows without it are not searched (optional, makes it fast).
-    """
-
-    name: str
-    pattern: str
-    contains: str = ""
-
-    @property
-    def label(self) -> str:
-        return re.sub(r"[^A-Z0-9]+", "_", self.name.upper()).strip("_")
-
-
-def load_rules(path: Path | str) -> list[CustomRule]:
-    """The `[[rule]]` tables of a TOML file, each with name, pattern and optionally contains.
-
-    Raises:
-        RuleError: the file is missing or no TOML, a key is unknown or missing, or a pattern is wrong.
-    """
-    import tomllib
-
-    path = expand(path)
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RuleError(f"rules file {path} does not exist; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RuleError(f"rules file {path} is no TOML: {error}") from error
-    rows = found.get("rule", found.get("rules"))
-    if not isinstance(rows, list) or not rows:
-        raise RuleError(f"rules file {path} has no [[rule]] table; write [[rule]], name = \"…\", pattern = '…'")
-    rules = []
-    for number, row in enumerate(rows, 1):
-        where = f"{path}: rule {number}"
-        unknown = set(row) - {"name", "pattern", "contains"}
-        if unknown or not isinstance(row.get("name"), str) or not isinstance(row.get("pattern"), str):
-            raise RuleError(f"{where} needs the texts name and pattern (and may have contains), found {sorted(row)}")
-        rule = CustomRule(row["name"], row["pattern"], row.get("contains", ""))
-        _check(rule, where)
-        rules.append(rule)
-    return rules
-
-
-def _check(rule: CustomRule, where: str) -> None:
-    if not re.match(r"[A-Z]", rule.label):
-        raise RuleError(f"{where}: the name {rule.name!r} must begin with a letter")
-    try:
-        pattern = re.compile(rule.pattern)
-    except re.error as error:
-        raise RuleError(f"{where} ({rule.name}): bad pattern {rule.pattern!r}: {error}") from error
-    if pattern.match(""):
-        raise RuleError(f"{where} ({rule.name}): the pattern {rule.pattern!r} matches the empty text")
 
 
 @dataclass
@@ -197,7 +133,7 @@ class Redactor:
             custom = load_rules(custom)
         self.custom = tuple(custom or ())
         for rule in self.custom:
-            _check(rule, "custom rule")
+            check_rule(rule, "custom rule")
         self._custom = [(r.label, re.compile(r.pattern), r.contains.encode()) for r in self.custom]
         self.keep = frozenset(text.encode() for text in keep)
         self._mark = _LOCAL if local else b""

@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from afs.step import UsageError, expand
 
 Span = tuple[int, int]
 
@@ -338,3 +341,70 @@ RULES: tuple[Rule, ...] = (
 def rule_names() -> tuple[str, ...]:
     """Names of the built-in rules, in their order."""
     return tuple(rule.name for rule in RULES)
+
+
+# --- rules of the user ------------------------------------------------------------------------------------------------
+
+
+class RuleError(UsageError):
+    """A rules file that cannot be used; the message names the rule and what is wrong."""
+
+
+@dataclass(frozen=True)
+class CustomRule:
+    """A rule of the user's: a pattern over the text of each string (not over JSON text).
+
+    Attributes:
+        name: becomes the label, in capitals.
+        pattern: a regular expression; its first group, if there is one, is the secret.
+        contains: a literal that every match holds; rows without it are not searched (optional, makes it fast).
+    """
+
+    name: str
+    pattern: str
+    contains: str = ""
+
+    @property
+    def label(self) -> str:
+        return re.sub(r"[^A-Z0-9]+", "_", self.name.upper()).strip("_")
+
+
+def load_rules(path: Path | str) -> list[CustomRule]:
+    """The `[[rule]]` tables of a TOML file, each with name, pattern and optionally contains.
+
+    Raises:
+        RuleError: the file is missing or no TOML, a key is unknown or missing, or a pattern is wrong.
+    """
+    import tomllib
+
+    path = expand(path)
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RuleError(f"rules file {path} does not exist; check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RuleError(f"rules file {path} is no TOML: {error}") from error
+    rows = found.get("rule", found.get("rules"))
+    if not isinstance(rows, list) or not rows:
+        raise RuleError(f"rules file {path} has no [[rule]] table; write [[rule]], name = \"…\", pattern = '…'")
+    rules = []
+    for number, row in enumerate(rows, 1):
+        where = f"{path}: rule {number}"
+        unknown = set(row) - {"name", "pattern", "contains"}
+        if unknown or not isinstance(row.get("name"), str) or not isinstance(row.get("pattern"), str):
+            raise RuleError(f"{where} needs the texts name and pattern (and may have contains), found {sorted(row)}")
+        rule = CustomRule(row["name"], row["pattern"], row.get("contains", ""))
+        check_rule(rule, where)
+        rules.append(rule)
+    return rules
+
+
+def check_rule(rule: CustomRule, where: str) -> None:
+    if not re.match(r"[A-Z]", rule.label):
+        raise RuleError(f"{where}: the name {rule.name!r} must begin with a letter")
+    try:
+        pattern = re.compile(rule.pattern)
+    except re.error as error:
+        raise RuleError(f"{where} ({rule.name}): bad pattern {rule.pattern!r}: {error}") from error
+    if pattern.match(""):
+        raise RuleError(f"{where} ({rule.name}): the pattern {rule.pattern!r} matches the empty text")
