@@ -142,15 +142,50 @@ def parse_row(raw: bytes) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else diagnose(raw)
 
 
+class ZstReader(io.RawIOBase):
+    """A zstd file's bytes. Unlike the library's own reader it raises EOFError when the last frame is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        import zstandard
+
+        self._make = zstandard.ZstdDecompressor().decompressobj
+        self._path = path
+        self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
+        self._frame = self._make()
+        self._inside = False
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        while not self._ready:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._inside = self._make(), False
+            packed = packed or self._file.read(1 << 16)
+            if not packed:
+                if self._inside:
+                    raise EOFError(f"{self._path} is cut off in the middle of its last zstd frame; fetch it again")
+                return 0
+            self._inside = True
+            self._ready = self._frame.decompress(packed)
+        count = min(len(target), len(self._ready))
+        target[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def open_rows(path: Path | str) -> BinaryIO:
     """The file's (decompressed) bytes for reading; `.gz` and `.zst` go by the name's ending."""
     path = Path(path)
     if path.suffix == ".gz":
         return io.BufferedReader(gzip.open(path, "rb"), _CHUNK)
     if path.suffix == ".zst":
-        import zstandard
-
-        return io.BufferedReader(zstandard.open(path, "rb"), _CHUNK)
+        return io.BufferedReader(ZstReader(path), _CHUNK)
     return open(path, "rb", buffering=_CHUNK)
 
 

@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.func(args)
     except UsageError as error:
         return _fail(args, error, USAGE)
-    except (StepError, ConservationError, EngineError, PluginError, OSError, ValueError, LookupError) as error:
+    except (StepError, ConservationError, EngineError, PluginError, OSError, EOFError, ValueError,
+            LookupError) as error:  # fmt: skip
         return _fail(args, error, FAILED)
     except KeyboardInterrupt:
         print("stopped; finished outputs stay, nothing half-written is left; the same command goes on", file=sys.stderr)

@@ -290,7 +290,7 @@ def _pairs(values: list[str] | None) -> dict[str, str]:
 
 def register_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Add `afs training` and its commands."""
-    from afs.cli import toolbench
+    from afs.cli import exports, toolbench
 
     training = subparsers.add_parser("training", help="datasets: score, mix, split, convert, look, record")
     training_sub = training.add_subparsers(dest="training_command", metavar="COMMAND", required=True)
@@ -301,6 +301,7 @@ def register_parsers(subparsers: argparse._SubParsersAction) -> None:
     _register_making(training_sub)
     _register_registry(training_sub)
     toolbench.register_parsers(training_sub)
+    exports.register_parsers(training_sub)
 
 
 def _register_rehearsal(training_sub: argparse._SubParsersAction) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -203,7 +202,7 @@ class LogReader:
         """The objects of a `.jsonl`, `.jsonl.gz` or `.jsonl.zst` file; other lines go to the quarantine."""
         self.begin()
         try:
-            with _opened(found.path) as source:
+            with open_rows(found.path) as source:
                 waiting: list[tuple[int, int, int, bytes]] = []
                 size = 0
                 for item in lines(source, self.max_line):
@@ -249,46 +248,6 @@ def _mend(raw: bytes) -> Any:
         return json.loads(whole_letters(json.dumps(json.loads(raw), ensure_ascii=False)))
     except (ValueError, RecursionError):
         return None
-
-
-def _opened(path: Path) -> BinaryIO:
-    return io.BufferedReader(_Zst(path), _BATCH) if path.suffix == ".zst" else open_rows(path)
-
-
-class _Zst(io.RawIOBase):
-    """A zstd file's bytes. Unlike the library's own reader it raises EOFError when the last frame is cut off."""
-
-    def __init__(self, path: Path) -> None:
-        import zstandard
-
-        self._make = zstandard.ZstdDecompressor().decompressobj
-        self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
-        self._frame = self._make()
-        self._inside = False
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._ready:
-            packed = self._frame.unused_data if self._frame.eof else b""
-            if self._frame.eof:
-                self._frame, self._inside = self._make(), False
-            packed = packed or self._file.read(1 << 16)
-            if not packed:
-                if self._inside:
-                    raise EOFError("the zstd frame is cut off")
-                return 0
-            self._inside = True
-            self._ready = self._frame.decompress(packed)
-        count = min(len(target), len(self._ready))
-        target[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _zstd_error() -> type[Exception]:
