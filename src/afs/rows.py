@@ -52,6 +52,7 @@ class RowView(msgspec.Struct, gc=False):
     kg_validated: bool | None = False
     session: Any = None
     session_id: Any = None
+    other: bool = msgspec.field(default=False, name="afs:other")  # seen through these keys, but of another format
     raw_metadata: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"null"), name="_metadata")
 
     @property
@@ -91,8 +92,9 @@ def see_value(value: dict[str, Any]) -> RowView | str:
         return f"missing fields: a row needs {_FORMS}; found {', '.join(sorted(value)[:8]) or 'nothing'}"
     if form not in ("training_sample", "alpaca"):
         question, answer = _speech(value, form)
-        keys = ("domain", "source", "sample_id", "quality_score", "_metadata")
-        value = {"instruction": question, "output": answer, **{key: value[key] for key in keys if key in value}}
+        keys = ("domain", "source", "sample_id", "quality_score", "_metadata", "session", "session_id")
+        kept = {key: value[key] for key in keys if key in value}
+        value = {"instruction": question, "output": answer, **kept, "afs:other": True}
     try:
         return _decode(orjson.dumps(value))
     except msgspec.DecodeError as error:

@@ -65,7 +65,7 @@ def row_text(view: RowView, raw: bytes, which: str = "all") -> str:
         return f"{view.instruction}\n{view.input}" if view.input else view.instruction
     if which == "output":
         return view.output
-    if b'"instruction"' in raw and b'"output"' in raw:
+    if not view.other:
         if not view.input and not view.thinking:
             return f"{view.instruction}\n{view.output}"
         return "\n".join((view.instruction, view.input or "", view.thinking or "", view.output))
@@ -94,7 +94,11 @@ def fingerprint(text: bytes) -> int:
 
 def row_texts(views: Sequence[RowView], raws: Sequence[bytes], which: str = "all") -> list[str]:
     """`row_text` of each row."""
-    return [row_text(view, raw, which) for view, raw in zip(views, raws, strict=True)]
+    if which != "all":
+        return [row_text(view, raw, which) for view, raw in zip(views, raws, strict=True)]
+    # The usual row is said in one line, which saves a call each.
+    return [row_text(view, raw) if view.input or view.thinking or view.other else f"{view.instruction}\n{view.output}"
+            for view, raw in zip(views, raws, strict=True)]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def split_dataset(
     Args:
         test_ratio: default what is left of 1.
         stratify_by: a key of the rows or of their `_metadata`; None deals all rows as one stratum.
-        shuffle: False keeps the rows' order and deals them in that order.
+        shuffle: deal the groups in a seeded random order; False deals them in the order of the file. The rows of a
+            split keep the order of the file either way (a trainer draws its own).
         near: similarity of near-duplicates; None groups equal texts only.
         group_by: any of "near", "session", "source" and other keys, taken literally. Default: near-duplicates,
             sessions, and the sources that name documents. Equal texts always stay together.
@@ -466,8 +467,6 @@ class _Plan:
     def _write(self, index: Index, split: np.ndarray, held: np.ndarray) -> None:
         for place, name in enumerate(SPLITS):
             rows = np.flatnonzero((split == place) & ~held)
-            if self.shuffle:
-                rows = np.random.default_rng([self.seed, place]).permutation(rows)
             with self.step.writer(self.folder / f"{name}.jsonl") as out:
                 copy_rows(index, rows, out)
         bridging = self.folder / "bridging.jsonl"
