@@ -347,3 +347,30 @@ def test_nothing_usable_is_an_error_and_bad_rows_are_set_aside(tmp_path):
     assert split_dataset(mixed, tmp_path / "t").report.counts.quarantined == 1
     with pytest.raises(UsageError, match="is a file"):
         split_dataset(mixed, mixed)
+
+
+def test_fresh_deals_anew_even_when_the_outputs_are_current(tmp_path):
+    few = write(tmp_path / "few.jsonl", [row(n) for n in range(20)])
+    more = write(tmp_path / "more.jsonl", [row(n) for n in range(200)])
+    split_dataset(few, tmp_path / "grown")
+    split_dataset(more, tmp_path / "grown")
+    result = split_dataset(more, tmp_path / "grown", fresh=True)
+    split_dataset(more, tmp_path / "new")
+    assert not result.report.current and where(tmp_path / "grown") == where(tmp_path / "new")
+    # The manifest is that of the new files.
+    assert split_dataset(more, tmp_path / "grown").report.current
+
+
+def test_the_rows_that_were_held_out_are_no_input_of_their_own_folder(tmp_path):
+    (tmp_path / "splits").mkdir()
+    source = write(tmp_path / "splits" / "bridging.jsonl", [row(n) for n in range(9)])
+    with pytest.raises(UsageError, match="never overwritten"):
+        split_dataset(source, tmp_path / "splits")
+    assert source.exists()
+
+
+@pytest.mark.parametrize("key", ["other", "teacher_model", "timestamp"])
+def test_a_key_that_no_row_has_is_no_stratum(tmp_path, key):
+    source = write(tmp_path / "in.jsonl", [row(n) for n in range(9)])
+    with pytest.raises(UsageError, match="no row has the key"):
+        split_dataset(source, tmp_path / "splits", stratify_by=key)

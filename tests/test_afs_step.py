@@ -203,3 +203,26 @@ def test_kill_9_leaves_the_old_output_and_the_next_run_cleans_up(tmp_path, secon
     assert list(tmp_path.glob(".*.part")), "the kill met the step at work"
     shout(source, target)
     assert not list(tmp_path.glob(".*.part")) and target.read_bytes() != b"old\n"
+
+
+def test_an_input_is_never_a_file_that_the_step_removes_beside_its_output(tmp_path):
+    source = data(tmp_path / "out.quarantine.jsonl", 5)
+    with pytest.raises(UsageError, match="writes or removes beside its output"):
+        shout(source, tmp_path / "out.jsonl")
+    assert source.exists()
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path):
+    source = data(tmp_path / "in.jsonl", 5)
+    with pytest.raises(UsageError, match="two outputs would be"):
+        shout(source, tmp_path / "rest.jsonl")
+    with pytest.raises(UsageError, match="writes beside its outputs"):
+        Step("x", [source], [tmp_path / "a.jsonl", tmp_path / "a.quarantine.jsonl"], {})
+
+
+def test_strict_does_not_accept_current_outputs_that_left_rows_aside(tmp_path):
+    source = data(tmp_path / "in.jsonl")
+    shout(source, tmp_path / "out.jsonl")
+    assert shout(source, tmp_path / "out.jsonl").current
+    with pytest.raises(StepError, match="--strict stops"):
+        shout(source, tmp_path / "out.jsonl", strict=True)

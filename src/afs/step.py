@@ -140,9 +140,11 @@ class Step:
         parameters: everything that decides the bytes of the output, JSON values only.
         seed: of every random choice.
         rowless: True for steps whose outputs are no rows of the inputs (conservation is then not checked).
+        beside: further files that the step may write or remove.
+        afresh: True when the outputs on the disk do not count as current.
 
     Raises:
-        UsageError: an input is missing, is a folder, or is also an output.
+        UsageError: an input is missing, is a folder, or is also an output or a file beside one; two outputs are one.
     """
 
     def __init__(
@@ -156,15 +158,17 @@ class Step:
         how: How | None = None,
         folder: Path | str | None = None,
         rowless: bool = False,
+        beside: Sequence[Path] = (),
+        afresh: bool = False,
     ) -> None:
         self.how = how or How()
         self.name, self.seed, self.rowless = name, seed, rowless
         self.inputs = [_input(path) for path in inputs]
         self.outputs = [expand(path) for path in outputs]
-        _refuse_same(self.inputs, self.outputs)
         main = self.outputs[0]
         self.manifest = expand(folder) / "manifest.json" if folder else main.with_name(main.name + MANIFEST)
         self.quarantine_path = main.with_name(f"{_stem(main) if not folder else expand(folder).name}.quarantine.jsonl")
+        _refuse_same(self.inputs, self.outputs, [self.quarantine_path, self.manifest, *beside])
         self.parameters = parameters
         self.counts = Counts()
         self.by_source: dict[str, dict[str, int]] = {}
@@ -175,7 +179,7 @@ class Step:
         self._hashed = [{"path": str(p), "xxh128": content_hash(p), "bytes": p.stat().st_size} for p in self.inputs]
         self.key = self._key()
         self.report: Report | None = None
-        self.current = not self.how.force and not self.how.dry_run and self._is_current()
+        self.current = not (afresh or self.how.force or self.how.dry_run) and self._is_current()
 
     def _key(self) -> str:
         parts = {"step": self.name, "inputs": [f["xxh128"] for f in self._hashed], "parameters": self.parameters,
@@ -186,6 +190,8 @@ class Step:
         old = read_manifest(self.manifest)
         if old is None or old.get("key") != self.key:
             return False
+        if self.how.strict and old["counts"]["quarantined"]:
+            return False  # --strict asks for the first bad row
         names = {str(Path(f["path"])) for f in old["outputs"]}
         if not names >= {str(self._called(path)) for path in self.outputs}:
             return False
@@ -343,11 +349,22 @@ def _input(path: Path | str) -> Path:
     return found
 
 
-def _refuse_same(inputs: list[Path], outputs: list[Path]) -> None:
-    taken = {path.resolve(): path for path in inputs}
+def _refuse_same(inputs: list[Path], outputs: list[Path], beside: Sequence[Path]) -> None:
+    taken = {path.resolve() for path in inputs}
+    written: set[Path] = set()
     for path in outputs:
-        if path.resolve() in taken:
+        found = path.resolve()
+        if found in taken:
             raise UsageError(f"output {path} is also an input; choose another name, inputs are never overwritten")
+        if found in written:
+            raise UsageError(f"two outputs would be {path}; give each its own name")
+        written.add(found)
+    for path in beside:
+        if path.resolve() in taken:
+            raise UsageError(f"input {path} is a file that this step writes or removes beside its output; choose "
+                             f"another output, inputs are never overwritten")  # fmt: skip
+        if path.resolve() in written:
+            raise UsageError(f"output {path} is a file that this step writes beside its outputs; choose another name")
 
 
 def _stem(path: Path) -> str:

@@ -43,7 +43,8 @@ from afs.training.neardup import check_threshold, clusters, join, numbered, root
 SPLITS = ("train", "val", "test")
 MOST_OF_A_DOCUMENT = 1000
 _NO_DOCUMENT = frozenset(("", "augmented", "unknown"))
-_VIEWED = frozenset(name for name in RowView.__struct_fields__ if name != "raw_metadata")
+_VIEWED = frozenset(RowView.__struct_fields__) - {"raw_metadata", "other"}
+_EMPTY = frozenset(("teacher_model", "teacher_prompt", "timestamp", "sample_id", "input"))  # "" there is no value
 _KINDS = ("text", "session", "source")
 
 
@@ -115,8 +116,9 @@ def split_dataset(
     parameters = {"ratios": [float(r) for r in ratios], "stratify_by": stratify_by, "shuffle": shuffle, "near": near,
                   "group_by": None if group_by is None else list(group_by)}  # fmt: skip
     outputs = [folder / f"{name}.jsonl" for name in (*SPLITS, "assignments")]
-    with Step("split", [input_path], outputs, parameters, seed=seed, how=how, folder=folder) as step:
-        if not (step.current and not fresh):
+    with Step("split", [input_path], outputs, parameters, seed=seed, how=how, folder=folder,
+              beside=[folder / "bridging.jsonl"], afresh=fresh) as step:  # fmt: skip
+        if not step.current:
             with plain_files(step.inputs) as plain:
                 plan = _Plan(step, ratios, stratify_by, shuffle, seed, near, group_by, folder)
                 plan.run(plain, {} if fresh else load_assignments(folder / "assignments.jsonl"))
@@ -205,7 +207,8 @@ def session_of(view: RowView) -> Any:
 def row_key(view: RowView, raw: bytes, key: str) -> Any:
     """The value of a key of the row, or of its `_metadata`; None when it has none."""
     if key in _VIEWED:
-        return getattr(view, key)
+        found = getattr(view, key)
+        return None if key in _EMPTY and found == "" else found
     value = orjson.loads(raw)
     found = value.get(key)
     return view.metadata.get(key) if found is None else found
