@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_fake_ratio(work, tmp_path, ratio):
     assert abs(np.mean([e.label for e in found]) - ratio) < 0.03
 
 
-def test_repeats_binaries_links_and_old_code_pages_are_counted(work, tmp_path):
+def test_repeats_binaries_links_and_old_code_pages_are_counted(work, tmp_path, monkeypatch):
     root = tmp_path / "src"
     write_code_base(root, files=4, routines=4, seed=3)
     (root / "copy.asm").write_bytes((root / "bank_00" / "part_00.asm").read_bytes().replace(b"\n", b" ; copy\n"))
@@ -89,8 +90,12 @@ def test_repeats_binaries_links_and_old_code_pages_are_counted(work, tmp_path):
     (root / "old.asm").write_bytes(b"; caf\xe9\nold_one:\n lda #$01\n sta $02\n rts\n\n")
     (root / "link.asm").symlink_to(root / "copy.asm")
     (root / "loop").symlink_to(root)
+    os.mkfifo(root / "pipe.asm")  # reading it would wait for ever
+    (root / "locked.asm").write_text("nop\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("locked.asm"))
     found = make_data([root], tmp_path / "d.jsonl").details["left"]
     assert found["binary file"] == 1 and found["symbolic link"] == 1 and found["repeated routine"] >= 4
+    assert found["no plain file (a pipe, socket or device)"] == found["file that may not be read"] == 1
     assert found["file not in UTF-8 (read as Latin-1)"] == 1
     assert any("caf\xe9" in e.text for e in load_examples(tmp_path / "d.jsonl"))
 

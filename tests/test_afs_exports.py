@@ -731,3 +731,22 @@ def test_antigravity_locked_or_no_database(tmp_path):
         export_antigravity_to_jsonl(tmp_path / "a.jsonl", tmp_path / "text.vscdb")
     with pytest.raises(StepError, match="no data found"):
         export_antigravity_to_jsonl(tmp_path / "a.jsonl", tmp_path / "none.vscdb")
+
+
+def test_pipes_deep_folders_and_links_are_named(tmp_path):
+    log = Claude()
+    log.user("Ask")
+    log.say("Answer")
+    log.write(tmp_path / "c", name="../p/real.log")
+    folder = tmp_path / "c/projects/p"
+    (folder / "real.log.jsonl").rename(folder / "real.log")
+    (folder / "s1.jsonl").symlink_to("real.log")  # wanted by its own name only
+    os.mkfifo(folder / "pipe.jsonl")  # reading it would wait for ever
+    (folder / "link.jsonl").symlink_to("pipe.jsonl")
+    deep = folder / "/".join("abcdefghijklmn")
+    log.write(tmp_path / "c", slug=str(deep.relative_to(tmp_path / "c/projects")))
+    [row], result = claude(tmp_path)
+    assert row["instruction"] == "Ask" and row["_metadata"]["log"] == "p/s1.jsonl"
+    found = {Path(p["path"]).name: p["reason"] for p in result.problems}
+    assert set(found) == {"pipe.jsonl", "link.jsonl", "l"}
+    assert "pipe" in found["pipe.jsonl"] and "12 folders deep" in found["l"]

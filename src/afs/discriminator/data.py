@@ -78,6 +78,12 @@ def find_sources(sources: Sequence[Path | str]) -> tuple[list[Source], Counter[s
                 if path.is_symlink():
                     left["symbolic link"] += 1
                     continue
+                if not path.is_file():
+                    left["no plain file (a pipe, socket or device)"] += 1
+                    continue
+                if not os.access(path, os.R_OK):
+                    left["file that may not be read"] += 1
+                    continue
                 found.append(Source(path, f"{name}/{path.relative_to(root).as_posix()}"))
     if not found:
         raise UsageError(f"no assembly file ({', '.join(SUFFIXES)}) in {', '.join(map(str, roots))}")

@@ -18,6 +18,7 @@ from afs.training.redaction import Redactor, whole_letters
 _BATCH = 1 << 18
 MAX_LINE = 32 * 1024 * 1024
 """Longest line of a log; reading holds about twice as much, and an export stays below 150 MB."""
+NO_FILE = "no plain file (a pipe, socket or device)"
 # Fates of a record; each is counted under exactly one.
 USED, JOINED, CONTEXT, SKIPPED, DUPLICATE, UNKNOWN, BAD = (
     "used", "joined", "context", "skipped", "duplicate", "unknown", "bad")  # fmt: skip
@@ -96,10 +97,16 @@ def walk(root: Path, wanted: Callable[[str], bool], coverage: Coverage, max_dept
             if entry.is_dir(follow_symlinks=False):
                 if len(above) <= max_depth:
                     stack.append((Path(entry.path), below, (*above, entry.path)))
+                else:
+                    coverage.problem(entry.path, f"more than {max_depth} folders deep; it is not searched")
                 continue
             if not entry.is_symlink():
-                if wanted(below):
+                if not wanted(below):
+                    continue
+                if entry.is_file(follow_symlinks=False):
                     found.append(Found(Path(entry.path), below, top))
+                else:
+                    coverage.problem(entry.path, NO_FILE)
                 continue
             _follow(entry, below, above, top, wanted, coverage, found, stack, max_depth)
     return sorted(found, key=lambda f: f.name)
@@ -123,7 +130,13 @@ def _follow(entry, below, above, top, wanted, coverage, found, stack, max_depth)
             # The real folder lies inside the root and is visited there.
             coverage.file("link inside the root")
     elif wanted(below):
+        if not target.is_file():
+            coverage.problem(entry.path, NO_FILE)
+            return
         coverage.file("link inside the root")
+        if not wanted(target.relative_to(top).as_posix()):
+            # Under its own name the file would not be read.
+            found.append(Found(target, below, top))
 
 
 def readable(found: list[Found], coverage: Coverage, *, binary: bool = False) -> list[Found]:

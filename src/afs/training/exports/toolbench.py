@@ -235,7 +235,8 @@ def find_files(dataset_dir: Path | str, split: str) -> tuple[list[Path], list[st
         raise UsageError(f"{root} does not exist; --dataset-dir names the folder with ToolBench's files")
     every = [Path(folder) / name for folder, folders, names in os.walk(root)
              if _sorted(folders) for name in names
-             if name.endswith((".parquet", *_JSON, *_JSONL)) and not name.startswith(".")]  # fmt: skip
+             if name.endswith((".parquet", *_JSON, *_JSONL)) and not name.startswith(".")
+             and (Path(folder) / name).is_file()]  # fmt: skip
     mine = sorted(path for path in every if SPLITS[split] & _words(path.relative_to(root)))
     own = [path for path in mine if path.suffix == ".parquet"] or [p for p in mine if p.name.startswith("toolllama")]
     if not mine:
