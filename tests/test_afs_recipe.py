@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from afs.jsonl import file_sha256
+from afs.jsonl import file_sha256, write_rows
 from afs.step import How, StepError, UsageError
 from afs.training import run_recipe
 from afs.training.recipe import load_recipe, make_generator
@@ -94,3 +94,50 @@ def test_what_is_not_there_is_named(tmp_path):
         run_recipe(recipe(tmp_path), how=How(dry_run=True))
     with pytest.raises(UsageError, match="known: code, docs, oracle"):
         make_generator("nope", tmp_path)
+
+
+def rows_in(path: Path, kind: str, count: int) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    rows = [{"instruction": f"{kind} question {n}", "output": f"{kind} answer {n}", "source": f"from_{kind}"}
+            for n in range(count)]  # fmt: skip
+    write_rows(path, iter(rows))
+    return path
+
+
+def two_sources(folder: Path, more: str, name: str = "data.jsonl") -> Path:
+    """A recipe of two sources, `a` with 30 rows and `b` with 200, whose files have one name."""
+    rows_in(folder / "one" / name, "first", 30)
+    rows_in(folder / "two" / name, "second", 200)
+    path = folder / "recipe.toml"
+    path.write_text(f'name = "x"\nout = "out"\n[[source]]\nname = "a"\ninput = "one/{name}"\n'
+                    f'[[source]]\nname = "b"\ninput = "two/{name}"\n{more}')  # fmt: skip
+    return path
+
+
+def test_without_a_mix_all_rows_of_all_sources_are_kept(tmp_path):
+    path = two_sources(tmp_path, "")
+    result = run_recipe(path)
+    assert (tmp_path / "out" / "x.jsonl").read_bytes() == (
+        (tmp_path / "one" / "data.jsonl").read_bytes() + (tmp_path / "two" / "data.jsonl").read_bytes())
+    assert [r.counts.out for r in result.reports] == [230]
+    assert all(r.current for r in run_recipe(path).reports)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz"])
+def test_weights_name_the_recipes_sources_also_when_their_files_have_one_name(tmp_path, name):
+    run_recipe(two_sources(tmp_path, "[mix]\nweights = { a = 0.6, b = 0.4 }\n", name))
+    made = [orjson.loads(line) for line in (tmp_path / "out" / "x.jsonl").read_bytes().splitlines()]
+    assert [sum(r["source"] == s for r in made) for s in ("from_first", "from_second")] == [30, 20]
+
+
+def test_a_compressed_source_alone_is_unpacked(tmp_path):
+    rows_in(tmp_path / "in" / "a.jsonl.gz", "first", 3)
+    (tmp_path / "recipe.toml").write_text('name = "x"\nout = "out"\n[[source]]\nname = "a"\ninput = "in/a.jsonl.gz"\n')
+    run_recipe(tmp_path / "recipe.toml")
+    assert len((tmp_path / "out" / "x.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_the_model_of_a_recipe_lies_below_its_folder(tmp_path):
+    path = two_sources(tmp_path, '[score]\nelectra = "no/model"\n')
+    with pytest.raises(UsageError, match=str(tmp_path / "no" / "model")):
+        run_recipe(path)

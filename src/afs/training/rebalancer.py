@@ -193,7 +193,7 @@ def _named_groups(index: Index, weights: Mapping[str, float], group_by: str, pat
     for place, name in enumerate(weights):
         for kind in _LEVELS[group_by]:
             if kind == "file":
-                files = [n for n, path in enumerate(paths) if _begins(_file_stem(path), name)]
+                files = [n for n, path in enumerate(paths) if _begins(file_stem(path), name)]
                 chosen = np.isin(index.file, files)
                 matched = "file " + ", ".join(paths[n].name for n in files)
             else:
@@ -235,7 +235,7 @@ def _refuse_shared(names: list[str], claims: list[tuple[str, str, np.ndarray]]) 
 
 def _unmatched(name: str, index: Index, paths: Sequence[Path]) -> str:
     sources, domains = list(index.tally("source")), list(index.tally("domain"))
-    stems = [_file_stem(path) for path in paths]
+    stems = [file_stem(path) for path in paths]
     close = get_close_matches(name, [*sources, *domains, *stems], 3)
     hint = f"; close: {', '.join(dict.fromkeys(close))}" if close else ""
     return (f"weight {name!r} matches nothing{hint}. Sources: {_few(sources)}. Domains: {_few(domains)}. "
@@ -246,7 +246,8 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _file_stem(path: Path) -> str:
+def file_stem(path: Path) -> str:
+    """The file's name without its endings, as a weight names it."""
     return re.sub(r"\.(jsonl|json)?(\.gz|\.zst)?$", "", path.name)
 
 
@@ -324,7 +325,7 @@ def rebalance_dataset(
         "allow_oversample": allow_oversample, "max_repeats": max_repeats if allow_oversample else 1,
         "min_quality_score": min_quality_score, "include_unweighted": include_unweighted, "shuffle": shuffle,
         # A weight may match a file's name, so the names decide the output too.
-        "files": [_file_stem(expand(p)) for p in paths],
+        "files": [file_stem(expand(p)) for p in paths],
     }  # fmt: skip
     with Step("rebalance", paths, [output], parameters, seed=seed, how=how) as step:
         if step.current:

@@ -20,8 +20,19 @@ from typing import Any
 
 from afs import plugins
 from afs.generators.base import BaseGenerator
-from afs.jsonl import AtomicWriter, file_sha256
-from afs.step import How, Report, StepError, UsageError, code_version, expand, write_manifest
+from afs.jsonl import COMPRESSED, AtomicWriter, Row, file_sha256
+from afs.step import (
+    How,
+    Mapped,
+    Report,
+    Step,
+    StepError,
+    UsageError,
+    code_version,
+    expand,
+    map_rows,
+    write_manifest,
+)
 
 _KEYS = {
     "": {"name", "out", "seed", "title", "license", "description", "source", "score", "dedup", "mix", "rehearsal",
@@ -212,8 +223,9 @@ class _Run:
         from afs.training.scoring import ScoringConfig, score_jsonl
 
         options = {key: section[key] for key in ("use_asar", "use_electra") if key in section}
+        electra = self.recipe.path(section["electra"]) if "electra" in section else None
         config = ScoringConfig.from_profile(
-            section.get("profile", "generic"), electra_model_path=section.get("electra"),
+            section.get("profile", "generic"), electra_model_path=electra,
             symbols=tuple(str(self.recipe.path(s)) for s in section.get("symbols", ())), **options,
         )  # fmt: skip
         scored = {}
@@ -238,19 +250,36 @@ class _Run:
 
     def mix(self, files: dict[str, Path]) -> Path:
         section = self._section("mix")
-        if section is None and len(files) == 1:
-            return next(iter(files.values()))
-        from afs.training.rebalancer import rebalance_dataset
+        if section is None:
+            # No mix was asked for: all rows of all sources.
+            return self._join(list(files.values()), "mixed") if len(files) > 1 else next(iter(files.values()))
+        from afs.training.rebalancer import file_stem, rebalance_dataset
 
-        section = dict(section or {})
+        section = dict(section)
         # A weight names a source of the recipe; the step knows it by its file.
-        stems = {name: path.name.removesuffix(".jsonl") for name, path in files.items()}
+        if len({file_stem(path) for path in files.values()}) < len(files):
+            files = {name: self._join([path], name) for name, path in files.items()}
+        stems = {name: file_stem(path) for name, path in files.items()}
         weights = section.pop("weights", None)
         if weights is not None:
             weights = {stems.get(name, name): share for name, share in weights.items()}
         target = self.work / "mixed.jsonl"
         self._done(rebalance_dataset(list(files.values()), target, weights=weights, seed=self.recipe.seed,
                                      how=self.how, **section).report)  # fmt: skip
+        return target
+
+    def _join(self, files: list[Path], name: str) -> Path:
+        """All rows of the files, verbatim, in one plain file of the working folder."""
+        target = self.work / f"{name}.jsonl"
+        if files == [target]:
+            return target
+        with Step("join", files, [target], {}, how=self.how) as step:
+            if not step.current:
+                with step.writer(target) as out:
+                    map_rows(step, _keep, {"out": out})
+                if not step.counts.out:
+                    raise StepError(f"no usable row in {', '.join(map(str, files))}; nothing was written")
+        self._done(step.report)
         return target
 
     def rehearsal(self, current: Path) -> Path:
@@ -270,6 +299,8 @@ class _Run:
         section = self._section("split")
         if section is None:
             target = self.recipe.out / f"{self.recipe.name}.jsonl"
+            if current.suffix in COMPRESSED:
+                current = self._join([current], "unpacked")
             if not target.exists() or file_sha256(target) != file_sha256(current):
                 _copy(current, target)
             self.result.files.append(target)
@@ -312,6 +343,10 @@ class _Run:
         target = folder / f"{self.recipe.name}-{file_sha256(source)[:8]}.jsonl"
         _copy(source, target)
         self.result.delivered.append(target)
+
+
+def _keep(rows: list[Row]) -> list[Mapped]:
+    return [Mapped("out", {"out": row.raw}) for row in rows]
 
 
 def _copy(source: Path, target: Path) -> None:
