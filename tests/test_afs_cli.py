@@ -114,7 +114,7 @@ def test_reports_in_json_hold_the_counts(place, capsys):
     ("training score --input in.jsonl --output o.jsonl --min-quality-score 2", 2, "2"),
     ("training rehearsal-mix --buffer in.jsonl --new-data in.jsonl --output o.jsonl --rehearsal-ratio 7", 2, "7"),
     ("training registry-show nope", 2, "nope"), ("training dedup --input in.jsonl", 2, "--output"),
-    ("training run no.toml", 2, "no.toml"), ("training convert --input in.jsonl --workers -1", 1, "workers"),
+    ("training run no.toml", 2, "no.toml"), ("training convert --input in.jsonl --workers -1", 2, "workers"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said_with_an_exit_code(place, capsys, command, code, part):
     before = sorted(p.name for p in place.rglob("*"))
@@ -179,3 +179,47 @@ def test_the_console_script_and_the_module_are_one_program(tmp_path):
     assert script.exists(), "installed with the package; run scripts/bootstrap_dev.sh again"
     other = subprocess.run([str(script), "--help"], capture_output=True, text=True, env=env)
     assert module.stdout == other.stdout and module.returncode == other.returncode == 0
+
+
+def test_settings_are_the_defaults_of_the_options(place, capsys, monkeypatch):
+    """Flags over environment over file over defaults, for the commands themselves and not only in `config show`."""
+    home = place / "home"
+    (home / ".afs").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    (home / ".afs" / "config.toml").write_text(
+        '[training]\nseed = 7\nscore_profile = "dialogue"\n'
+        '[registry]\npath = "~/mine.sqlite"\n[models]\nelectra = "~/m"\n')
+
+    def seed(*more: str) -> int:
+        assert main(["training", "prepare", "--input", "in.jsonl", "--output", "splits", "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)["seed"]
+
+    assert seed() == 7
+    monkeypatch.setenv("AFS_TRAINING_SEED", "8")
+    assert seed() == 8 and seed("--seed", "9") == 9
+    found = _json(capsys, "training score --input in.jsonl --output s.jsonl --no-electra --no-asar --json")
+    assert found["parameters"]["max_output_length"] == 2000
+    assert main("training score --input in.jsonl --output s.jsonl".split()) == 2
+    assert str(home / "m") in capsys.readouterr().err
+    assert main("training registry-create --name a --model b".split()) == 0
+    assert (home / "mine.sqlite").exists()
+    monkeypatch.setenv("AFS_TRAINING_WORKERS", "many")
+    assert main("training dedup --input in.jsonl --output u.jsonl".split()) == 2
+    assert "AFS_TRAINING_WORKERS" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+
+def test_the_folders_of_the_settings_are_exported(place, capsys, monkeypatch):
+    for folder in ("root/memory", "other"):
+        (place / folder).mkdir(parents=True)
+        (place / folder / "a.json").write_text(json.dumps({"question": f"in {folder}?", "answer": "yes " * 30}))
+    monkeypatch.setenv("AFS_CONTEXT_MEMORY", str(place / "other"))
+
+    def asked(*flags: str) -> str:
+        code = main(["training", "memory-export", "--output", "m.jsonl", *flags])
+        assert code == 0, capsys.readouterr().err
+        return (place / "m.jsonl").read_text()
+
+    assert "in other?" in asked()
+    assert "in root/memory?" in asked("--memory-root", "root/memory")

@@ -61,6 +61,10 @@ class How:
     force: bool = False
     progress: bool = False
 
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"workers must be 0 (one per CPU) or more, not {self.workers}")
+
 
 @dataclass
 class Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 OK, FAILED, USAGE = 0, 1, 2
@@ -36,8 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from afs.plugins import PluginError
     from afs.step import StepError, UsageError
 
-    args = build_parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    args = argparse.Namespace(json="--json" in words)
     try:
+        if not {"-h", "--help"} & set(words):
+            _use_settings(parser)
+        args = parser.parse_args(words)
         return args.func(args)
     except UsageError as error:
         return _fail(args, error, USAGE)
@@ -47,6 +52,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; finished outputs stay, nothing half-written is left; the same command goes on", file=sys.stderr)
         return 130
+
+
+_SETTINGS = {"workers": "training.workers", "engine": "training.engine", "seed": "training.seed",
+             "score_profile": "training.score_profile", "electra": "models.electra", "registry": "registry.path",
+             "context_root": "context.root", "memory_root": "context.memory", "history_root": "context.history",
+             }  # fmt: skip
+"""Options that take their default from the environment or the configuration file, and the settings they take."""
+
+
+def _use_settings(parser: argparse.ArgumentParser) -> None:
+    """Settings of the environment and of `~/.afs/config.toml` become the defaults of the options.
+
+    Raises:
+        UsageError: a setting is wrong.
+    """
+    from afs.config import resolve
+
+    config = resolve()
+    given = {option: config[name] for option, name in _SETTINGS.items() if config.origin(name) != "default"}
+    if config.origin("context.root") != "default":
+        given["history_root"] = config["context.history"]  # history-export has no --context-root
+    quality = "training.min_quality_score"
+    for name, command in _commands(parser):
+        mine = dict(given)
+        if name.endswith("-export") and config.origin(quality) != "default":
+            mine["min_quality_score"] = config[quality]
+        for action in command._actions:
+            if action.dest in mine:
+                action.default = mine[action.dest]
+
+
+def _commands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner, found in action.choices.items():
+                yield from _commands(found, inner)
 
 
 def _fail(args: argparse.Namespace, error: Exception, code: int) -> int:
