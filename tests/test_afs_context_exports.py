@@ -93,8 +93,14 @@ def events(root):
         {"id": "9", "type": "fs", "metadata": {"path": "a.py"}, "payload": {"content": "x = 1"}},
         {"id": "10", "type": "cli", "metadata": {"argv": ["afs", "status"]}, "payload": {}},
         {"id": "11", "type": "dream"},
+        {"id": "12", "type": "model", "payload_ref": "payloads/a\0b.json"},
+        {"id": "13", "type": "model", "payload_ref": "payloads/loop.json"},
+        {"id": "14", "type": "model", "payload_ref": "payloads/pipe.json"},
+        {"id": "15", "type": "model", "payload_ref": "payloads/link.json"},
     ])  # fmt: skip
     (root / "payloads/link.json").symlink_to(root.parent / "secret.json")
+    (root / "payloads/loop.json").symlink_to("loop.json")
+    os.mkfifo(root / "payloads/pipe.json")  # reading it would wait for ever
 
 
 def test_history(tmp_path):
@@ -107,6 +113,8 @@ def test_history(tmp_path):
     named = {p["path"]: p["reason"] for p in result.problems}
     assert "leads out" in named["events_20260101.jsonl:3"] and "leads out" in named["events_20260101.jsonl:4"]
     assert "hash" in named["events_20260101.jsonl:5"] and "cannot be read" in named["events_20260101.jsonl:6"]
+    assert "nowhere" in named["events_20260101.jsonl:12"] and "nowhere" in named["events_20260101.jsonl:13"]
+    assert "no plain file" in named["events_20260101.jsonl:14"] and "leads out" in named["events_20260101.jsonl:15"]
     assert result.coverage.records["event dream"] == {"unknown": 1}
     export_history_to_jsonl(tmp_path / "t.jsonl", root, include_tools=True, include_fs=True, include_cli=True)
     found = rows(tmp_path / "t.jsonl")

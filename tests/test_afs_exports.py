@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from afs.step import StepError, UsageError
 from afs.training.exports.agents import export_claude_to_jsonl, export_codex_to_jsonl, export_gemini_to_jsonl
 from afs.training.exports.antigravity import export_antigravity_to_jsonl
+from afs.training.health import validate_jsonl
 from afs.training.redaction import redact_jsonl
 
 EMAIL = "jane@example.org"
@@ -706,7 +707,9 @@ def test_antigravity(tmp_path, monkeypatch):
     notes = tmp_path / "user/notes.md"
     write(notes, [f"Grüße an {EMAIL}"])
     task = {"TaskName": "Übersetze „Grüße“", "TaskSummary": f"Fertig für {EMAIL} ✓", "TaskStatus": "%SAME%",
-            "Mode": "x", "PathsToReview": [str(notes), "/etc/passwd"]}  # fmt: skip
+            "Mode": "x", "PathsToReview": [str(notes), "/etc/passwd", "~no-such-user/a", "a\0b",
+                                       str(tmp_path / "user/loop")]}  # fmt: skip
+    (tmp_path / "user/loop").symlink_to("loop")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user/.config"))
     path = tmp_path / "user/.config/Antigravity/User/globalStorage/state.vscdb"
     state(path, [task, task, {"TaskName": "No outcome"}]).close()
@@ -717,6 +720,27 @@ def test_antigravity(tmp_path, monkeypatch):
     assert row["input"] == "[file notes.md]\nGrüße an <EMAIL:1>\n" and row["_metadata"]["antigravity"]["Mode"] == "x"
     assert result.coverage.records["task"] == {"used": 1, "duplicate": 1, "skipped": 1}
     assert path.read_bytes() == before and sorted(p.name for p in path.parent.iterdir()) == ["state.vscdb"]
+    assert {p["path"] for p in result.problems} >= {"~no-such-user/a", "a\\0b"}
+    assert export_antigravity_to_jsonl(tmp_path / "d.jsonl", path).total == 1
+
+
+def test_antigravity_value_nested_without_end(tmp_path):
+    state(tmp_path / "state.vscdb", [{"TaskName": "a", "TaskSummary": "b"}]).close()
+    base = sqlite3.connect(tmp_path / "state.vscdb")
+    base.execute("INSERT INTO ItemTable VALUES (?, ?)", ("deep", '{"a":' * 100_000))
+    base.commit()
+    base.close()
+    result = export_antigravity_to_jsonl(tmp_path / "a.jsonl", tmp_path / "state.vscdb", state_keys=["deep",
+                                         "antigravityUnifiedStateSync.trajectorySummaries"])  # fmt: skip
+    assert result.total == 1 and result.report.counts.quarantined == 1
+
+
+def test_gemini_session_with_half_an_emoji(tmp_path):
+    said = [{"id": "1", "type": "user", "content": "Cut here: @@"}, {"id": "2", "type": "gemini", "content": "Yes"}]
+    session = json.dumps({"sessionId": "q1", "messages": said})
+    write(tmp_path / "g/tmp/x/chats/session-1.json", [session.replace("@@", "\\ud83d")])
+    assert export_gemini_to_jsonl(tmp_path / "g.jsonl", [tmp_path / "g"]).total == 1
+    assert rows(tmp_path / "g.jsonl")[0]["instruction"] == "Cut here: \ufffd"
 
 
 def test_antigravity_locked_or_no_database(tmp_path):
@@ -750,3 +774,26 @@ def test_pipes_deep_folders_and_links_are_named(tmp_path):
     found = {Path(p["path"]).name: p["reason"] for p in result.problems}
     assert set(found) == {"pipe.jsonl", "link.jsonl", "l"}
     assert "pipe" in found["pipe.jsonl"] and "12 folders deep" in found["l"]
+
+
+def test_two_sessions_that_say_the_same_are_one_row(tmp_path):
+    for name in ("a", "b"):
+        log = Claude(name)
+        log.user("hi")
+        log.say("Hi! How can I help?")
+        log.write(tmp_path / "c")
+    [row], result = claude(tmp_path)
+    assert result.report.counts.duplicates == 1 and "says the same" in result.summary()
+    assert validate_jsonl(tmp_path / "out/claude.jsonl").ok
+
+
+def test_every_view_is_valid(tmp_path):
+    log = Claude()
+    log.user("List the files")
+    log.call("Bash", "t1", cmd="ls")  # a call without a word of speech
+    log.say("There are none.")
+    log.write(tmp_path / "c")
+    for view in ("turns", "trajectory", "tools"):
+        claude(tmp_path, view=view)
+        found = validate_jsonl(tmp_path / "out/claude.jsonl")
+        assert found.ok, found.summary()

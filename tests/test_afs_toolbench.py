@@ -30,6 +30,7 @@ from afs.training.exports.toolbench import (
     read_step,
     turns_of,
 )
+from afs.training.health import validate_jsonl
 
 ANSWER = 'He said "hi", then left:\n{"a": [1, 2]} \\ ü'
 SYSTEM = "You are AutoGPT, you can use many tools(functions). You have access to the following APIs: [{'name': 'w'}]"
@@ -110,8 +111,17 @@ def test_both_layouts_give_the_same_samples(layout, tmp_path):
         "gave up and restarted": 1, "the final answer is empty": 1, "the last turn of the assistant calls nothing": 1,
         "the last step calls an API: the first steps of a longer conversation": 1,
     }  # fmt: skip
-    assert result.report.by_source == {"toolbench_train": FATES}
+    assert result.report.by_source == {"toolbench_train": {**FATES, "duplicates": 0}}
     assert "filtered out: 1 gave up and restarted" in result.summary()
+
+
+def test_a_conversation_that_stands_there_twice_is_one_sample(tmp_path):
+    path = as_json(tmp_path / "in") / "toolllama_G123_dfs_train.json"
+    rows = json.loads(path.read_bytes())
+    path.write_text(json.dumps([*rows, rows[0]]))
+    result = export_toolbench_to_jsonl(tmp_path / "in", tmp_path / "out.jsonl")
+    assert counts(result) == {**FATES, "read": FATES["read"] + 1} and result.report.counts.duplicates == 1
+    assert validate_jsonl(tmp_path / "out.jsonl").ok
 
 
 def test_bad_rows_are_named_by_line_and_byte(tmp_path):

@@ -108,7 +108,8 @@ def _wrong_type(error: Exception) -> str:
 
 
 def _speech(value: dict[str, Any], form: str) -> tuple[str, str]:
-    """What was asked and what was answered, as text, for looking only (tool calls and images are not text)."""
+    """What was asked and what was answered, as text, for looking only. Images are not text; a tool call is, where it is
+    all that a turn says."""
     if form == "text":
         return "", value["text"]
     if form == "preference":
@@ -122,7 +123,7 @@ def _speech(value: dict[str, Any], form: str) -> tuple[str, str]:
             continue
         role = str(turn.get("role", turn.get("from", "")))
         own = said if role in ("assistant", "gpt", "model", "bot", "chatgpt") else asked
-        own.append(_words(turn.get("content", turn.get("value"))))
+        own.append(_words(turn.get("content", turn.get("value"))) or _calls(turn.get("tool_calls")))
     return "\n\n".join(asked), "\n\n".join(said)
 
 
@@ -134,6 +135,13 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         return _words(value.get("text", value.get("content", value.get("value", ""))))
     return ""
+
+
+def _calls(value: Any) -> str:
+    """Names and arguments of tool calls in the OpenAI form."""
+    found = [call.get("function") for call in value if isinstance(call, dict)] if isinstance(value, list) else []
+    return "\n".join(f"{call.get('name', '')} {call.get('arguments', '')}".strip() for call in found
+                     if isinstance(call, dict))  # fmt: skip
 
 
 def family(source: str | None) -> str:

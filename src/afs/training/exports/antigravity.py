@@ -102,7 +102,7 @@ def _records(reader: LogReader, item: Found, keys: tuple[str, ...], limit: int) 
                 continue
             seen.add(text)
             # Files are looked up by their real names, then redacted with the rest, then cut.
-            yield reader.clean({**record, "_files": _files(record, limit)} if limit else record)
+            yield reader.clean({**record, "_files": _files(reader, record, limit)} if limit else record)
 
 
 def _values(path: Path, keys: tuple[str, ...], coverage: Coverage) -> Iterator[tuple[str, Any]]:
@@ -165,6 +165,8 @@ def _json_in(text: str) -> Iterator[dict[str, Any]]:
         except ValueError:
             at = text.find("{", at + 1)
             continue
+        except RecursionError:  # nested without end: each further brace would be tried as deep again
+            return
         if isinstance(value, dict) and value:
             yield value
         at = text.find("{", end)
@@ -234,15 +236,19 @@ def _made(reader: LogReader, record: dict[str, Any], item: Found, shape: Shape, 
     ))  # fmt: skip
 
 
-def _files(record: dict[str, Any], limit: int) -> list[list[str]]:
+def _files(reader: LogReader, record: dict[str, Any], limit: int) -> list[list[str]]:
     """[name, text] of the start of the files named for review, when they lie below the home or the working folder."""
     named = record.get("PathsToReview")
     allowed = [Path("~").expanduser().resolve(), Path.cwd().resolve()]
     blocks = []
     for name in named if isinstance(named, list) else ():
-        path = Path(str(name)).expanduser().resolve()
-        if path.is_file() and any(root in path.parents for root in allowed):
-            with open(path, "rb") as source:
-                text = source.read(4 * limit).decode("utf-8", "replace")
-            blocks.append([path.name, text])
+        try:
+            path = Path(str(name)).expanduser().resolve()
+            if path.is_file() and any(root in path.parents for root in allowed):
+                with open(path, "rb") as source:
+                    text = source.read(4 * limit).decode("utf-8", "replace")
+                blocks.append([path.name, text])
+        except (RuntimeError, ValueError, OSError) as error:  # no such user, a loop of links, a NUL, no permission
+            shown = str(reader.clean(str(name))).replace("\0", "\\0")
+            reader.coverage.problem(shown, f"file to review cannot be read: {type(error).__name__}")
     return blocks

@@ -91,9 +91,15 @@ class Decoder:
             self.coverage.problem(item.path, f"{size} bytes in one value, the limit is {2 * logs.MAX_LINE}")
             return None
         try:
-            value = orjson.loads(item.path.read_bytes())
-        except (OSError, orjson.JSONDecodeError) as error:
-            self.coverage.problem(item.path, f"no JSON: {error}")
+            raw = item.path.read_bytes()
+            value = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            value = logs.mend(raw)
+            if value is None:
+                self.coverage.problem(item.path, f"no JSON: {error}")
+                return None
+        except OSError as error:
+            self.coverage.problem(item.path, f"cannot be read: {error.strerror or error}")
             return None
         value = self.reader.clean(value)
         if not isinstance(value, dict) or not isinstance(value.get("messages"), list):

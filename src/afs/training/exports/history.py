@@ -110,10 +110,15 @@ def _payload(reader: LogReader, item: Found, event: dict[str, Any]) -> tuple[Any
     reference = event["payload_ref"]
     if not isinstance(reference, str):
         return None, "payload_ref is no text"
-    path = (item.root / reference).resolve()
+    try:
+        path = (item.root / reference).resolve()
+    except (RuntimeError, ValueError, OSError) as error:  # a loop of links, a NUL in the name
+        return None, f"payload_ref {reference!r} leads nowhere: {error}"
     if Path(reference).is_absolute() or item.root not in path.parents:
         return None, f"payload_ref {reference!r} leads out of the history root; it is not read"
     try:
+        if path.exists() and not path.is_file():
+            return None, f"payload {reference!r} is no plain file"
         if path.stat().st_size > MAX_LINE:
             return None, f"payload {reference!r} is over the limit of {MAX_LINE} bytes"
         raw = path.read_bytes()

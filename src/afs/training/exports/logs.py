@@ -241,7 +241,7 @@ class LogReader:
                 try:
                     value = orjson.loads(raw)
                 except orjson.JSONDecodeError:
-                    value = _mend(raw)
+                    value = mend(raw)
                 if isinstance(value, dict):
                     yield Record(line, value)
                     continue
@@ -253,7 +253,7 @@ class LogReader:
             self.on_bad(BadRow(self.name(found.name), line, offset, size, reason, raw))
 
 
-def _mend(raw: bytes) -> Any:
+def mend(raw: bytes) -> Any:
     """JSON that only its lone surrogates keep from being read; None for anything else."""
     if b"\\u" not in raw:
         return None

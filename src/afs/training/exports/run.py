@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from afs.generators.base import TrainingSample
+from afs.generators.base import TrainingSample, content_id
 from afs.step import How, Report, Step, StepError, UsageError
 from afs.training.exports import logs, views
 from afs.training.exports.logs import Coverage, Found, LogReader
@@ -136,10 +136,13 @@ def run_export(export: Export, output_path: Path | str, how: How | None = None) 
 def _write(export: Export, reader: LogReader, score: Any, step: Step, out: Any) -> None:
     counts, left_out = step.counts, export.coverage.left_out
     limit = export.options.limit
+    seen: dict[str, str] = {}
     for made in export.units(reader):
         counts.read += 1
         if made.fate == "out" and score is not None:
             made = _judged(made, score, export.options)
+        if made.fate == "out":
+            made = _once(made, seen)
         if made.fate == "out" and limit is not None and out.rows >= limit:
             made = Made(None, "filtered", "beyond --limit")
         setattr(counts, made.fate, getattr(counts, made.fate) + 1)
@@ -153,6 +156,23 @@ def _write(export: Export, reader: LogReader, score: Any, step: Step, out: Any) 
     bad = export.coverage.total(logs.BAD)
     counts.read += bad
     counts.quarantined += bad
+
+
+def _once(made: Made, seen: dict[str, str]) -> Made:
+    """A row that says what an earlier one says is a duplicate ("hi" begins many sessions). One that only has the id of
+    an earlier one, given by its source, gets an id from its own content."""
+    row = made.row
+    if not isinstance(row, TrainingSample):
+        given = content = row["sample_id"]
+    else:
+        given, content = row.sample_id, content_id(row.instruction, row.input, row.output, row.thinking)
+        if seen.get(given, content) != content:
+            row._metadata["given_sample_id"] = given
+            row.sample_id = given = content
+    if given in seen:
+        return Made(None, "duplicates", "row that says the same as an earlier one")
+    seen[given] = content
+    return made
 
 
 def _judged(made: Made, score: Any, options: Options) -> Made:

@@ -371,6 +371,7 @@ def export_toolbench_to_jsonl(
 def _export(step: Step, output: Path, split: str, limit: int | None, redactor: Redactor | None) -> None:
     rows = _Rows(step.on_bad, step.counts)
     reasons: dict[str, int] = {}
+    seen: set[str] = set()
     family = f"toolbench_{split}"
     with step.writer(output) as out:
         for path in step.inputs:
@@ -388,6 +389,10 @@ def _export(step: Step, output: Path, split: str, limit: int | None, redactor: R
                     step.counts.quarantined += 1
                     step.on_bad(BadRow(str(path), line, offset, len(raw), str(error), raw))
                     continue
+                if sample.sample_id in seen:
+                    step.counts.duplicates += 1
+                    continue
+                seen.add(sample.sample_id)
                 out.write(sample.to_dict())
                 step.counts.out += 1
                 if limit is not None and step.counts.out >= limit:
@@ -406,6 +411,6 @@ def _export(step: Step, output: Path, split: str, limit: int | None, redactor: R
         step.note(redactor.report().summary())
     counts = step.counts
     step.by_source[family] = {"read": counts.read, "out": counts.out, "filtered": counts.filtered,
-                              "quarantined": counts.quarantined}  # fmt: skip
+                              "duplicates": counts.duplicates, "quarantined": counts.quarantined}  # fmt: skip
     step.by_domain[DOMAIN] = counts.out
     step.details["filtered"] = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
