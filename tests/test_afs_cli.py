@@ -223,3 +223,9 @@ def test_the_folders_of_the_settings_are_exported(place, capsys, monkeypatch):
 
     assert "in other?" in asked()
     assert "in root/memory?" in asked("--memory-root", "root/memory")
+
+
+def test_generate_names_the_files_that_it_skipped(place, capsys):
+    (place / "notes" / "latin.md").write_bytes(b"# Caf\xe9\n")
+    assert main("training generate --generator docs --path notes --output g.jsonl".split()) == 0
+    assert "skipped latin.md: " in capsys.readouterr().out

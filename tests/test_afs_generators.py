@@ -153,3 +153,37 @@ def test_plug_ins_by_entry_point(tmp_path, monkeypatch):
         plugins.load("afs.generators", "lost")
     with pytest.raises(KeyError, match="installed: demo, lost"):
         plugins.load("afs.generators", "other")
+
+
+BODY = "A body that is long enough to be worth a question and its answer."
+
+
+def test_documents_that_cannot_be_read_are_named_and_the_rest_goes_on(tmp_path):
+    (tmp_path / "a.md").write_text(f"# One\n\n{BODY}")
+    (tmp_path / "bom.md").write_text(f"\ufeff# Two\n\n{BODY}")
+    (tmp_path / "latin.md").write_bytes(b"# Caf\xe9\n\n" + BODY.encode())
+    (tmp_path / "gone.md").symlink_to(tmp_path / "nowhere.md")
+    made = DocsGenerator(tmp_path).write(tmp_path / "out.jsonl")
+    assert [where for where, _ in made.skipped] == ["gone.md", "latin.md"] and all(why for _, why in made.skipped)
+    asked = [s.instruction for s in load_samples(tmp_path / "out.jsonl")]
+    assert len(asked) == 2 and "One" in asked[0] and "Two" in asked[1]
+
+
+def test_the_code_shown_is_the_code_of_the_function(tmp_path):
+    (tmp_path / "a.py").write_text('import os\n\x0c\n\nclass A:\n    @property\n    def b(self):\n        """B."""\n'
+                                   "        return 1\n")  # fmt: skip
+    (tmp_path / "bom.py").write_bytes(b'\xef\xbb\xbfdef c():\n    """C."""\n')
+    (tmp_path / "latin.py").write_bytes('# coding: latin-1\ndef d():\n    """\xe9"""\n'.encode("latin-1"))
+    (tmp_path / "gone.py").symlink_to(tmp_path / "nowhere.py")
+    maker = CodeGenerator(tmp_path)
+    shown = [s.output for s in maker.generate() if s._metadata["asked"] == "code"]
+    assert shown == ['    @property\n    def b(self):\n        """B."""\n        return 1', 'def c():\n    """C."""',
+                     'def d():\n    """\xe9"""']  # fmt: skip
+    assert [where for where, _ in maker.skipped] == ["gone.py"]
+
+
+def test_a_source_without_samples_leaves_the_output_as_it_was(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "out.jsonl").write_text("earlier\n")
+    assert DocsGenerator(tmp_path / "docs").write(tmp_path / "out.jsonl").samples == 0
+    assert (tmp_path / "out.jsonl").read_text() == "earlier\n"

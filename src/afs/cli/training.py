@@ -211,8 +211,14 @@ def training_generate_command(args: argparse.Namespace) -> int:
     generator = make_generator(args.generator, args.path)
     done = generator.write(args.output, limit=args.limit)
     kinds = ", ".join(f"{name} {n:,}" for name, n in sorted(done.by_domain.items()))
-    show_data(args, {"samples": done.samples, "by_domain": done.by_domain, "sha256": done.sha256},
-              f"{done.samples:,} samples ({kinds}) in {args.output}")  # fmt: skip
+    lines = [f"{done.samples:,} samples ({kinds}) in {args.output}" if done.samples
+             else f"{args.path} gave no sample; {args.output} was not written"]  # fmt: skip
+    lines += [f"skipped {where}: {why}" for where, why in done.skipped[:20]]
+    if len(done.skipped) > 20:
+        lines.append(f"… and {len(done.skipped) - 20:,} more files were skipped; --json lists them")
+    show_data(args, {"samples": done.samples, "by_domain": done.by_domain, "sha256": done.sha256,
+                     "skipped": [{"path": where, "reason": why} for where, why in done.skipped]},
+              "\n".join(lines))  # fmt: skip
     return OK if done.samples else FAILED
 
 

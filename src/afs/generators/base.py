@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,13 @@ def _shown(value: Any) -> str:
 
 @dataclass
 class GenerationResult:
-    """What a generator made: samples written, rows that were no samples, and the counts per domain."""
+    """What a generator made: samples written, counts per domain, and the files that it could not use, with the reason.
+    """
 
     samples: int = 0
     by_domain: dict[str, int] = field(default_factory=dict)
     sha256: str = ""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 class BaseGenerator:
@@ -163,16 +166,18 @@ class BaseGenerator:
         raise NotImplementedError(f"{type(self).__name__} must define generate() and yield TrainingSample objects")
 
     def write(self, path: Path | str, limit: int | None = None) -> GenerationResult:
-        """Write the samples (at most `limit`) as JSONL, atomically."""
+        """Write the samples (at most `limit`) as JSONL, atomically. Without a sample the file stays as it was."""
         result = GenerationResult()
-        with AtomicWriter(Path(path).expanduser()) as out:
-            for sample in self.generate():
-                if limit is not None and result.samples >= limit:
-                    break
-                out.write(sample.to_dict())
-                result.samples += 1
-                result.by_domain[sample.domain] = result.by_domain.get(sample.domain, 0) + 1
-        result.sha256 = out.sha256
+        samples = islice(self.generate(), limit)
+        first = next(samples, None)
+        if first is not None:
+            with AtomicWriter(Path(path).expanduser()) as out:
+                for sample in chain([first], samples):
+                    out.write(sample.to_dict())
+                    result.samples += 1
+                    result.by_domain[sample.domain] = result.by_domain.get(sample.domain, 0) + 1
+            result.sha256 = out.sha256
+        result.skipped = list(getattr(self, "skipped", ()))
         return result
 
 

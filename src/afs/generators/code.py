@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,12 +36,13 @@ class CodeGenerator(BaseGenerator):
             if SKIPPED & set(Path(where).parts):
                 continue
             try:
-                text = path.read_text(encoding="utf-8")
+                with tokenize.open(path) as file:  # knows the byte-order mark and the encoding line
+                    text = file.read()
                 tree = ast.parse(text)
-            except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+            except (SyntaxError, ValueError, OSError, RecursionError) as error:
                 self.skipped.append((where, str(error)))
                 continue
-            lines = text.splitlines()
+            lines = text.split("\n")  # as the parser counts them: a form feed ends no line
             for name, node in _documented(tree):
                 yield from self._samples(where, name, node, lines)
 
@@ -52,7 +54,8 @@ class CodeGenerator(BaseGenerator):
             instruction=f"What is the {kind} `{name}` in `{where}` for?", output=ast.get_docstring(node),
             domain=self.domain, source=source, _metadata={**about, "asked": "purpose"},
         )  # fmt: skip
-        code = lines[node.lineno - 1 : node.end_lineno]
+        first = min([node.lineno, *(mark.lineno for mark in node.decorator_list)])
+        code = lines[first - 1 : node.end_lineno]
         if kind == "function" and len(code) <= MAX_LINES:
             yield TrainingSample(
                 instruction=f"Show the code of `{name}` in `{where}`.", output="\n".join(code), domain=self.domain,

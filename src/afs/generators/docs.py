@@ -18,6 +18,8 @@ MIN_BODY = 40
 class DocsGenerator(BaseGenerator):
     """One sample per section of each Markdown file below a folder.
 
+    Files that cannot be read are listed in `skipped`, with the reason, after `generate` has run.
+
     Args:
         root: folder, or one file.
         name: what `source` begins with.
@@ -26,6 +28,7 @@ class DocsGenerator(BaseGenerator):
     def __init__(self, root: Path | str, name: str = "docs", domain: str = "docs") -> None:
         super().__init__(name, domain)
         self.root = Path(root).expanduser()
+        self.skipped: list[tuple[str, str]] = []
         if not self.root.exists():
             raise FileNotFoundError(f"{self.root} does not exist; name the folder that holds the documents")
 
@@ -36,10 +39,16 @@ class DocsGenerator(BaseGenerator):
         return [p for p in sorted(self.root.rglob("*.md")) if not SKIPPED & set(p.relative_to(self.root).parts)]
 
     def generate(self) -> Iterator[TrainingSample]:
+        self.skipped = []
         base = self.root if self.root.is_dir() else self.root.parent
         for path in self.files():
             where = path.relative_to(base).as_posix()
-            for section in sections(path.read_text(encoding="utf-8")):
+            try:
+                text = path.read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                self.skipped.append((where, str(error)))
+                continue
+            for section in sections(text):
                 if len(section.body) < MIN_BODY:
                     continue
                 document = section.trail[0] if section.trail else where

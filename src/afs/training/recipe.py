@@ -73,15 +73,17 @@ class RecipeResult:
     reports: list[Report] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     delivered: list[Path] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "out": str(self.out), "files": [str(p) for p in self.files],
-                "delivered": [str(p) for p in self.delivered],
+                "delivered": [str(p) for p in self.delivered], "skipped": self.skipped,
                 "steps": [{**r.to_dict(), "current": r.current} for r in self.reports]}  # fmt: skip
 
     def summary(self) -> str:
         """One line per step, then where the result lies."""
-        lines = [report.summary().splitlines()[0] for report in self.reports]
+        lines = [f"skipped {text}" for text in self.skipped]
+        lines += [report.summary().splitlines()[0] for report in self.reports]
         lines.append(f"{self.name}: card and manifest in {self.out}")
         lines += [f"delivered: {path}" for path in self.delivered]
         return "\n".join(lines)
@@ -205,8 +207,8 @@ class _Run:
             fresh = self.work / f"{source['name']}.new.jsonl"
             generator = make_generator(source["generator"], self.recipe.path(source["path"]))
             made = generator.write(fresh, limit=source.get("limit"))
+            self.result.skipped += [f"{source['name']}: {where}: {why}" for where, why in made.skipped]
             if not made.samples:
-                fresh.unlink()
                 raise StepError(f"source {source['name']!r}: generator {source['generator']!r} found nothing in "
                                 f"{source['path']}; check the path")  # fmt: skip
             if target.exists() and file_sha256(target) == made.sha256:
