@@ -156,3 +156,32 @@ def test_counts_must_balance():
     Counts(read=4, out=1, filtered=1, duplicates=1, quarantined=1, blank=9).check()
     with pytest.raises(ConservationError, match="5 rows were read but 4"):
         Counts(read=5, out=1, filtered=1, duplicates=1, quarantined=1).check()
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+def test_a_damaged_file_is_named(tmp_path, ending, damage):
+    path = tmp_path / f"in.jsonl{ending}"
+    with AtomicWriter(path) as out:
+        for n in range(2000):
+            out.write({"n": n * n * 7919 % 10007})
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "flipped":
+        for at in range(len(data) // 2, len(data) // 2 + 40):
+            data[at] ^= 0xFF
+    else:
+        data = bytearray(b"plain text, wrongly named\n" * 3)
+    path.write_bytes(data)
+    with pytest.raises((OSError, EOFError), match="in.jsonl") as found:
+        list(read_rows(path, lambda bad: None))
+    assert "fetch it again" in str(found.value)
+
+
+def test_an_over_long_row_that_begins_with_spaces_is_no_blank_line(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b" " * 5000 + b'{"a":1}\n')
+    bad, counts = [], Counts()
+    assert not list(read_rows(path, bad.append, counts, max_line=100))
+    assert (counts.read, counts.quarantined, counts.blank) == (1, 1, 0) and bad[0].length == 5007

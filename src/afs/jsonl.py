@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import io
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -148,6 +149,7 @@ class ZstReader(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         import zstandard
 
+        self._broken = zstandard.ZstdError
         self._make = zstandard.ZstdDecompressor().decompressobj
         self._path = path
         self._file = open(path, "rb")  # noqa: SIM115 - closed in close()
@@ -169,7 +171,10 @@ class ZstReader(io.RawIOBase):
                     raise EOFError(f"{self._path} is cut off in the middle of its last zstd frame; fetch it again")
                 return 0
             self._inside = True
-            self._ready = self._frame.decompress(packed)
+            try:
+                self._ready = self._frame.decompress(packed)
+            except self._broken as error:
+                raise OSError(f"{self._path} is damaged ({error}); fetch it again") from error
         count = min(len(target), len(self._ready))
         target[:count], self._ready = self._ready[:count], self._ready[count:]
         return count
@@ -179,11 +184,38 @@ class ZstReader(io.RawIOBase):
         super().close()
 
 
+class _GzReader(io.RawIOBase):
+    """A gzip file's bytes; what is wrong with it is an OSError that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, gzip.open(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        try:
+            return self._file.readinto(target)
+        except EOFError as error:
+            raise EOFError(f"{self._path} is cut off; fetch it again") from error
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise OSError(f"{self._path} is damaged ({error}); fetch it again") from error
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def open_rows(path: Path | str) -> BinaryIO:
-    """The file's (decompressed) bytes for reading; `.gz` and `.zst` go by the name's ending."""
+    """The file's (decompressed) bytes for reading; `.gz` and `.zst` go by the name's ending.
+
+    Raises:
+        OSError: (also while reading) the file cannot be read or is damaged.
+        EOFError: while reading: a compressed file is cut off.
+    """
     path = Path(path)
     if path.suffix == ".gz":
-        return io.BufferedReader(gzip.open(path, "rb"), _CHUNK)
+        return io.BufferedReader(_GzReader(path), _CHUNK)
     if path.suffix == ".zst":
         return io.BufferedReader(ZstReader(path), _CHUNK)
     return open(path, "rb", buffering=_CHUNK)
@@ -216,7 +248,7 @@ def read_rows(
     name = str(path) if name is None else name
     with open_rows(path) as source:
         for line, offset, length, raw in lines(source, max_line, part):
-            if not raw or raw.isspace():
+            if length <= max_line and (not raw or raw.isspace()):
                 counts.blank += 1
                 continue
             counts.read += 1

@@ -276,7 +276,7 @@ def views(
         return
     with open_rows(part.path) as source:
         for line, offset, length, raw in lines(source, max_line, (part.start, part.end)):
-            if not raw or raw.isspace():
+            if length <= max_line and (not raw or raw.isspace()):
                 counts.blank += 1
                 continue
             counts.read += 1
