@@ -153,6 +153,18 @@ def test_lone_surrogates_and_big_numbers():
     assert done == {"a": "\ud83d <EMAIL:1>", "n": 1 << 80}
 
 
+@pytest.mark.parametrize("secret", [b'"ACME-1234 \\"x\\" \\u00e9"', b'"\\u006aane@x.org"'])
+def test_all_but_the_secret_stays_as_it_is_written(secret):
+    rest = b'{"big": 123456789012345678901234567890, "e":1.0e5,"k": 1, "k": 2, "deep":' + b"[" * 600 + b"]" * 600
+    redactor = Redactor(custom=[CustomRule("ticket", r"ACME-\d{4}", "ACME-")])
+    [done] = redactor.redact_lines([rest + b', "t": ' + secret + b"}"])
+    assert done.startswith(rest) and redactor.report().rows_changed == 1
+    assert b"ACME-" not in done and b"ane@x" not in done
+    assert orjson.loads(done)["t"] in ('<TICKET:1> "x" é', "<EMAIL:1>")
+    quoted = Redactor(custom=[CustomRule("said", r'say "(\w+)"', 'say "')])
+    assert quoted.redact('you say "friend"') == 'you say "<SAID:1>"'
+
+
 @settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(),
                     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3), max_leaves=12),

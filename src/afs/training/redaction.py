@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -134,7 +134,8 @@ class Redactor:
         self.custom = tuple(custom or ())
         for rule in self.custom:
             check_rule(rule, "custom rule")
-        self._custom = [(r.label, re.compile(r.pattern), r.contains.encode()) for r in self.custom]
+        self._custom = [(r.label, re.compile(r.pattern), json.dumps(r.contains, ensure_ascii=False)[1:-1].encode())
+                        for r in self.custom]  # fmt: skip
         self.keep = frozenset(text.encode() for text in keep)
         self._mark = _LOCAL if local else b""
         self._gates = _gates(self.rules)
@@ -273,17 +274,22 @@ class Redactor:
     # --- rules of the user ---
 
     def _apply_custom(self, raw: bytes) -> bytes:
-        wanted = [(label, pattern) for label, pattern, contains in self._custom if contains in raw or b"\\u" in raw]
+        hidden = b"\\u" in raw or b"\\/" in raw
+        wanted = [(label, pattern) for label, pattern, contains in self._custom if hidden or contains in raw]
         if not wanted:
             return raw
-        try:
-            # A part's own numbers travel as a character that JSON may hold only as an escape.
-            value = orjson.loads(raw.replace(_LOCAL, b"\\u0001") if self._mark else raw)
-        except orjson.JSONDecodeError:
-            text = raw.decode("utf-8", "surrogateescape")
+        text = raw.decode("utf-8", "surrogateescape")
+        if not _parses(raw.replace(_LOCAL, b"\\u0001") if self._mark else raw):
             return self._custom_text(text, wanted).encode("utf-8", "surrogateescape")
-        done = _walk(value, lambda text: self._custom_text(text, wanted))
-        return raw if done is value else orjson.dumps(done)
+        # Only the strings change: numbers of any length, spaces and repeated keys stay as they are written.
+        done = _STRINGS.sub(lambda found: self._custom_string(found[0], wanted), text)
+        return raw if done == text else done.encode("utf-8", "surrogateescape")
+
+    def _custom_string(self, token: str, wanted: list[tuple[str, re.Pattern[str]]]) -> str:
+        # strict=False: a part's own numbers travel as a character that JSON may hold only as an escape.
+        text = json.loads(token, strict=False) if "\\" in token else token[1:-1]
+        done = self._custom_text(text, wanted)
+        return token if done == text else json.dumps(done, ensure_ascii=False)
 
     def _custom_text(self, text: str, wanted: list[tuple[str, re.Pattern[str]]]) -> str:
         for label, pattern in wanted:
@@ -307,33 +313,35 @@ class Redactor:
 _PLACEHOLDER_TEXT = re.compile("<[A-Z][A-Z0-9_]*:\x01?\\d+>")
 
 
-def _walk(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with every string and key changed; the same object when none did."""
-    if isinstance(value, str):
-        done = change(value)
-        return value if done == value else done
-    if isinstance(value, dict):
-        made = {_walk(key, change): _walk(item, change) for key, item in value.items()}
-        same = all(a is b for a, b in zip(made, value, strict=False))
-        same = same and all(a is b for a, b in zip(made.values(), value.values(), strict=False))
-        return value if same and len(made) == len(value) else made
-    if isinstance(value, list):
-        items = [_walk(item, change) for item in value]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else items
-    return value
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
+_ESCAPED = re.compile(r"\\(?:u[0-9A-Fa-f]{4}(?:\\u[0-9A-Fa-f]{4})*|.)")
+
+
+def _parses(raw: bytes) -> bool:
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _canonical(raw: bytes) -> bytes | None:
-    """The JSON text with every letter as itself; None when it is no JSON. Lone surrogates become U+FFFD."""
-    try:
-        return orjson.dumps(orjson.loads(raw))
-    except (orjson.JSONDecodeError, TypeError):
-        pass
-    try:
-        text = json.dumps(json.loads(raw.decode("utf-8", "replace")), ensure_ascii=False, separators=(",", ":"))
-    except (ValueError, RecursionError):
-        return None
-    return whole_letters(text).encode()
+    """The JSON text with every letter as itself, all else as it is; None when it is no JSON. Lone surrogates become
+    U+FFFD."""
+    text = raw.decode("utf-8", "replace")
+    if not _parses(raw):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    return whole_letters(_ESCAPED.sub(_letters, text)).encode()
+
+
+def _letters(escape: re.Match[str]) -> str:
+    found = escape[0]
+    if found[1] == "u":
+        return json.dumps(json.loads(f'"{found}"'), ensure_ascii=False)[1:-1]
+    return "/" if found == "\\/" else found
 
 
 def whole_letters(text: str) -> str:
