@@ -371,3 +371,15 @@ def test_counts_balance_per_source(tmp_path_factory, data):
     assert counts.read == total == counts.out + counts.filtered + counts.duplicates
     assert sum(f["read"] for f in result.report.by_source.values()) == total
     assert counts.out == result.total == len(rows_of(folder / "m.jsonl"))
+
+
+def test_a_tagged_row_keeps_the_bytes_of_all_its_values(tmp_path):
+    """A number beyond 64 bits or a long decimal is the same number afterwards."""
+    kept = b'"uid":123456789012345678901234567890,"f":1.50,"t":"\\u00e4"'
+    (tmp_path / "in.jsonl").write_bytes(b'{"instruction":"q","output":"a","quality_score":0.90,"_metadata":'
+                                        b'{"rehearsal_version":"v0","n":10000000000000000000000},' + kept + b"}\n")
+    build_rehearsal(tmp_path / "in.jsonl", "v1", tmp_path / "buffer.jsonl")
+    made = (tmp_path / "buffer.jsonl").read_bytes()
+    assert kept in made and b'"n":10000000000000000000000' in made and b'"quality_score":0.90,' in made
+    assert orjson.loads(made)["_metadata"]["rehearsal_history"] == ["v0"]
+    assert orjson.loads(made)["_metadata"]["rehearsal_version"] == "v1"

@@ -25,8 +25,8 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import orjson
 
 from afs.generators.base import TrainingSample, load_samples
 from afs.jsonl import COMPRESSED, AtomicWriter
@@ -532,10 +532,24 @@ def _write_tagged(index: Index, chosen: np.ndarray, versions: list[str] | None, 
         copy_rows(index, chosen, out)
         return
     for raw, file in zip(read_at(index, chosen), index.file[chosen].tolist(), strict=True):
-        value = orjson.loads(raw)
-        metadata = value.get("_metadata")
-        value["_metadata"] = tag(metadata if isinstance(metadata, dict) else {}, versions[file])
-        out.write(value)
+        out.write_raw(_tagged(raw, versions[file]))
+
+
+_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def _tagged(raw: bytes, version: str) -> bytes:
+    """The row with its version; every other value keeps its own bytes, numbers of any size and escapes included."""
+    row: dict[str, Any] = _raw_fields(raw)
+    old = bytes(row.get("_metadata", b"null"))
+    metadata = dict(_raw_fields(old)) if old[:1] == b"{" else {}
+    seen = {key: msgspec.json.decode(metadata[key]) for key in _TAGS if key in metadata}
+    row["_metadata"] = {**metadata, **tag(seen, version)}
+    return _encode(row)
+
+
+_TAGS = ("rehearsal_version", "rehearsal_history")
 
 
 def _count(step: Step, index: Index, out: np.ndarray, twins: np.ndarray) -> None:
