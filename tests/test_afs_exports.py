@@ -797,3 +797,16 @@ def test_every_view_is_valid(tmp_path):
         claude(tmp_path, view=view)
         found = validate_jsonl(tmp_path / "out/claude.jsonl")
         assert found.ok, found.summary()
+
+
+def test_a_secret_cut_by_the_limit_does_not_stay_in_the_quarantine(tmp_path):
+    log = Claude()
+    log.user("Ask")
+    log.say("Answer")
+    head = '{"type":"user","big":"'
+    log.lines.append(head + "z " * ((4096 - len(head) - 16) // 2) + "gh" + "p_" + "aB3d" * 9 + " z" * 4000 + '"}')
+    log.write(tmp_path / "c")
+    _, result = claude(tmp_path, max_line=5000)
+    kept = (tmp_path / "out/claude.quarantine.jsonl").read_text()
+    assert result.report.counts.quarantined == 1 and "over-long" in kept and "z z z" in kept
+    assert "aB3d" not in kept

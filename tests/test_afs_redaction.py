@@ -54,9 +54,11 @@ MORE = {
     "openai": [j("s", "k-", "a9Z8" * 10), j("sk-", "svcacct-", AB * 6)],
     "aws": [j("AS", "IAIOSFODNN7EXAMPLE")],
     "slack": [j("xa", "pp-1-A0123-456-abc"), j("xox", "p-1234567890-abc")],
-    "home": ["/Users/janedoe", "C:\\Users\\janedoe\\x", "C:/Users/janedoe/x", "-home-janedoe-src", "-Users-janedoe-x"],
+    "home": ["/Users/janedoe", "C:\\Users\\janedoe\\x", "C:/Users/janedoe/x", "-home-janedoe-src", "-Users-janedoe-x",
+             "/mnt/c/Users/janedoe/x", "/c/Users/janedoe", "/var/home/janedoe", "/System/Volumes/Data/Users/janedoe"],
     "named": [j("AWS_SECRET_ACCESS_KEY=", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
               j("DB_PASSWORD=", "correcthorse"), j('"api_key": ', '"abcdef123456"'),
+              j("DB_PA", "SS=correcthorse"), j("smtp_pa", "ss: 'hunter22'"),
               j("client_secret: ", "'x1y2z3a4b5'"), j("--token ", "abcd1234efgh"), j("password: ", "hunter2"),
               j("token => ", '"abcdef123456"'), j("passphrase = ", '"four horses in a row"')],
 }  # fmt: skip
@@ -108,6 +110,8 @@ def test_other_forms(rule, text):
     "-----BEGIN CERTIFICATE-----", "password = '${PASSWORD}'", "api_key=<YOUR_KEY>", "passenger = 'someone'",
     "https://example.org/path", "a://b", "btn-home-page", "secret", "token: ", "password=",
     "https://user:password@host/x", "s3://{}:{}@{host}", "ftp://user:$PASS@host",
+    "first_pass = 12.345s", "second_pass: 'all 3 tests'", "by-pass: 'valve'",
+    "two_pass = True", "PASS=12", "/repo/src/home/page", "/srv/www/home/a.html", "https://x.org/c/home/page",
 ])  # fmt: skip
 def test_plain_text_stays(text):
     value = {"text": text}

@@ -424,7 +424,17 @@ def _tally(value: dict[str, Any], sources: dict[str, dict[str, int]], domains: d
 
 
 def _redacted(redactor: Redactor, rows: list[BadRow]) -> list[BadRow]:
-    return [BadRow(b.file, b.line, b.offset, b.length, b.reason, redactor.redact_lines([b.raw])[0]) for b in rows]
+    return [BadRow(b.file, b.line, b.offset, b.length, b.reason,
+                   without_cut_word(redactor.redact_lines([b.raw])[0]) if len(b.raw) < b.length
+                   else redactor.redact_lines([b.raw])[0]) for b in rows]  # fmt: skip
+
+
+_CUT_WORD = re.compile(rb"[A-Za-z0-9_.+/=@%~\\-]{1,512}$")
+
+
+def without_cut_word(raw: bytes) -> bytes:
+    """The kept beginning of an over-long row without its last word: half a secret looks like none."""
+    return _CUT_WORD.sub(b"", raw)
 
 
 def redact_jsonl(

@@ -167,6 +167,9 @@ _WINDOWS_HOME = re.compile(rb"\\+(?:Users|Documents and Settings)(\\+)"
                            rb"([^\\/\"':;,<>|*?\s][^\\/\"':;,<>|*?]{0,40}?(?=\\)|"
                            rb"[^\\/\"':;,<>|*?\s()\[\]{}`]+)")  # fmt: skip
 _SLUG_HOME = re.compile(rb"-(?:home|Users)-([A-Za-z0-9_]+)")
+# Where homes lie when they are not below the root: WSL, Git Bash, Docker Desktop, macOS, Silverblue, BSD, Solaris.
+_MOUNT = re.compile(rb"(?:/(?:mnt|cygdrive|host_mnt)/[A-Za-z]|/[A-Za-z]|/var|/usr|/export|/private|/run/host|"
+                    rb"/System/Volumes/Data)+$")  # fmt: skip
 _NO_PERSON = (b"Shared", b"Public", b"Default", b"linuxbrew", b"*", b"...", b"<", b"~")
 
 
@@ -174,7 +177,7 @@ def _home(text: bytes, at: int) -> Span | None:
     first = text[at]
     if first == 0x2F:  # /home/jane, /Users/jane, C:/Users/jane
         found = _UNIX_HOME.match(text, at)
-        if not found or found[1].startswith(_NO_PERSON) or not begins(text, at) or text[at - 1 : at] in (b".", b"-"):
+        if not found or found[1].startswith(_NO_PERSON) or not _root(text, at) or text[at - 1 : at] in (b".", b"-"):
             return None
         end = found.end()
         while text[end - 1] in b".-" and end > found.start(1) + 1:  # the full stop of a sentence
@@ -198,6 +201,16 @@ def _home(text: bytes, at: int) -> Span | None:
     return (at, found.end()) if starts else None
 
 
+def _root(text: bytes, at: int) -> bool:
+    """No folder stands before the path, or only a place where disks and homes are mounted."""
+    if begins(text, at):
+        return True
+    head = text[max(0, at - 40) : at]
+    found = _MOUNT.search(head)
+    start = at - len(head) + found.start() if found else 0
+    return bool(found) and begins(text, start) and text[start - 1 : start] not in (b".", b"-", b"~")
+
+
 def _drive(text: bytes, mark: int) -> bool:
     """A drive's letter stands before the mark."""
     return mark > 0 and text[mark - 1 : mark].isalpha() and begins(text, mark - 1)
@@ -207,7 +220,7 @@ def _drive(text: bytes, mark: int) -> bool:
 
 _NAMED = re.compile(
     rb"(?i)(?P<word>passw(?:or[dt]|d)|passphrase|secret|token|api[_-]?key|pwd|credentials?|"
-    rb"(?:ss|te|nt|th)[_-]?key)"
+    rb"(?:ss|te|nt|th)[_-]?key|(?<=[_-])pass(?![a-z]))"
     rb"(?:[_-]?(?:key|value|raw|prod|dev|test|staging|\d{1,3}))?"
     rb"(?P<shut>\\*[\"'`]\]?)?"
     rb"(?P<op> *(?:=>|:=|={1,3}|:(?: *(?:str|string|&str|&'static str) *=)?) *| +)"
@@ -222,6 +235,8 @@ _TEMPLATE = re.compile(rb"(?i)^(?:[$%<{*\[(]|your|example|change.?me|placeholder
 _IDENTIFIER = re.compile(rb"^[A-Za-z_]+\d{0,2}(?:\.[A-Za-z_]\w*)*\.?$")
 _LETTER = re.compile(rb"[A-Za-z]")
 _WEAK = (b"token", b"credential", b"credentials")
+# first_pass = 12.5s
+_MEASURE = re.compile(rb"^\d[\d.,:]*[A-Za-z%]{0,3}$")
 _PATHLIKE = re.compile(rb"^[~./]")
 
 
@@ -277,6 +292,8 @@ def _quoted_secret(word: bytes, secret: bytes) -> bool:
     spaced = b" " in secret or b"\\n" in secret or b"\\t" in secret
     if len(secret) < 6 or _TEMPLATE.search(secret) or (spaced and word != b"passphrase"):
         return False
+    if word == b"pass":
+        return bool(_DIGIT.search(secret)) and not _MEASURE.match(secret) and not _is_path(secret)
     if word in _WEAK or word.endswith(b"key"):
         # "token": "identifier" names a kind of token; a real one has a digit or is long.
         return len(secret) >= 8 and (bool(_DIGIT.search(secret)) or len(secret) >= 24) and not _is_path(secret)
@@ -285,6 +302,8 @@ def _quoted_secret(word: bytes, secret: bytes) -> bool:
 
 def _bare_secret(word: bytes, secret: bytes, variable: bool) -> bool:
     if len(secret) < 6 or _TEMPLATE.search(secret) or _is_path(secret):
+        return False
+    if word == b"pass" and _MEASURE.match(secret):
         return False
     if variable:
         return word != b"pwd" or bool(_DIGIT.search(secret))

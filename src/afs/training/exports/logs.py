@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from afs.jsonl import BadRow, diagnose, lines, open_rows
-from afs.training.redaction import Redactor, whole_letters
+from afs.training.redaction import Redactor, whole_letters, without_cut_word
 
 _BATCH = 1 << 18
 MAX_LINE = 32 * 1024 * 1024
@@ -237,6 +237,7 @@ class LogReader:
         for (line, offset, length, original), raw in zip(batch, raws, strict=True):
             if length > self.max_line:
                 reason = f"over-long: {length} bytes, the limit is {self.max_line}"
+                raw = without_cut_word(raw) if self.redactor else raw
             else:
                 try:
                     value = orjson.loads(raw)
