@@ -229,3 +229,20 @@ def test_generate_names_the_files_that_it_skipped(place, capsys):
     (place / "notes" / "latin.md").write_bytes(b"# Caf\xe9\n")
     assert main("training generate --generator docs --path notes --output g.jsonl".split()) == 0
     assert "skipped latin.md: " in capsys.readouterr().out
+
+
+def test_registry_update_changes_all_or_nothing(place, capsys):
+    main("training registry-create --name a --model b --registry r.sqlite".split())
+    capsys.readouterr()
+    for wrong in ("--metric loss", "--metric loss=x", "--artifact gone"):
+        assert main(f"training registry-update a --registry r.sqlite --status running {wrong}".split()) == 2
+        assert "weight" not in capsys.readouterr().err
+    assert _json(capsys, "training registry-show a --registry r.sqlite --json")["status"] == "pending"
+    assert main("training registry-delete a nope --registry r.sqlite".split()) == 2
+    assert main("training registry-show a --registry r.sqlite".split()) == 0
+
+
+def test_a_weight_may_name_a_source_with_an_equals_sign(place, capsys):
+    rows = [TrainingSample(instruction=f"q{n}", output="a", source="k=v") for n in range(5)]
+    write_samples(rows, place / "eq.jsonl")
+    assert main("training rebalance --input eq.jsonl --output o.jsonl --weight k=v=1".split()) == 0

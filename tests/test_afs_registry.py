@@ -255,3 +255,27 @@ def test_four_processes_lose_nothing(tmp_path):
     assert {e.name for e in found} == {f"run-{n}-{i}" for n in range(4) for i in range(50)}
     assert len({e.id for e in found}) == len(found) == 200
     assert all(e.metrics == {"loss": float(e.name.rpartition("-")[2])} for e in found)
+
+
+def test_an_update_is_whole_or_not_at_all(registry, tmp_path):
+    key = registry.create("a", "m").id
+    for wrong in ({"metrics": {"loss": float("nan")}}, {"artifacts": [tmp_path / "gone"]}, {"remove_tags": ["no"]}):
+        with pytest.raises(RegistryError):
+            registry.update(key, status="running", notes="n", **wrong)
+        assert (registry.get(key).status, registry.get(key).notes) == ("pending", "")
+    found = registry.update(key, status="running", metrics={"loss": 0.5}, artifacts=[registry.path])
+    assert found.metrics == {"loss": 0.5} and len(found.artifacts) == 1
+
+
+def test_several_are_deleted_or_none(registry):
+    first, second = registry.create("a", "m").id, registry.create("b", "m").id
+    with pytest.raises(RegistryError, match="nope"):
+        registry.delete_all([first, "nope"])
+    assert len(registry.list()) == 2
+    assert [e.id for e in registry.delete_all([first, "b", first])] == [first, second] and not registry.list()
+
+
+def test_a_name_goes_before_the_beginning_of_another_id(registry):
+    other = registry.create("other", "m").id
+    named = registry.create(other[:4], "m").id
+    assert registry.get(other[:4]).id == named

@@ -20,7 +20,7 @@ FORMATS = ("alpaca", "sharegpt", "messages", "openai", "chatml", "chatml_text", 
 PROFILES = ("generic", "dialogue", "asm")
 
 
-def _weights(pairs: list[str] | None) -> dict[str, float] | None:
+def _weights(pairs: list[str] | None, flag: str = "--weight", example: str = "oracle=0.35") -> dict[str, float] | None:
     """`NAME=VALUE` pairs.
 
     Raises:
@@ -30,15 +30,15 @@ def _weights(pairs: list[str] | None) -> dict[str, float] | None:
 
     found: dict[str, float] = {}
     for pair in pairs or []:
-        name, mark, value = pair.partition("=")
+        name, mark, value = pair.rpartition("=")  # the last: a source's name may hold one
         if not mark or not name:
-            raise UsageError(f"--weight {pair!r} must be NAME=NUMBER, for example --weight oracle=0.35")
+            raise UsageError(f"{flag} {pair!r} must be NAME=NUMBER, for example {flag} {example}")
         if name in found:
-            raise UsageError(f"--weight {name} is given twice; name each group once")
+            raise UsageError(f"{flag} {name} is given twice; give it once")
         try:
             found[name] = float(value)
         except ValueError:
-            raise UsageError(f"--weight {pair!r}: {value!r} is no number") from None
+            raise UsageError(f"{flag} {pair!r}: {value!r} is no number") from None
     return found or None
 
 
@@ -242,7 +242,7 @@ def training_registry_create_command(args: argparse.Namespace) -> int:
 
 
 def training_registry_list_command(args: argparse.Namespace) -> int:
-    """List experiments, the newest first."""
+    """List experiments, the oldest first."""
     found = _registry(args).list(status=args.status, tag=args.tag, framework=args.framework, ab_group=args.ab_group)
     from afs.training.experiment import list_table
 
@@ -259,13 +259,10 @@ def training_registry_show_command(args: argparse.Namespace) -> int:
 def training_registry_update_command(args: argparse.Namespace) -> int:
     """Change an experiment's state, notes or tags; record metrics and artefacts."""
     registry = _registry(args)
-    if args.status or args.notes is not None or args.tag:
-        registry.update(args.experiment_id, status=args.status, notes=args.notes, add_tags=args.tag or [])
-    if args.metric:
-        registry.record_metrics(args.experiment_id, _weights(args.metric) or {})
-    for path in args.artifact or []:
-        registry.add_artifact(args.experiment_id, path)
-    found = registry.get(args.experiment_id)
+    found = registry.update(
+        args.experiment_id, status=args.status, notes=args.notes, add_tags=args.tag or [],
+        metrics=_weights(args.metric, "--metric", "final_loss=0.42"), artifacts=args.artifact or [],
+    )  # fmt: skip
     return show_data(args, found.to_dict(), found.summary())
 
 
@@ -277,7 +274,7 @@ def training_registry_compare_command(args: argparse.Namespace) -> int:
 
 def training_registry_delete_command(args: argparse.Namespace) -> int:
     """Delete experiments."""
-    gone = [_registry(args).delete(name) for name in args.experiment_id]
+    gone = _registry(args).delete_all(args.experiment_id)
     text = "\n".join(f"deleted {item.id}  {item.name}" for item in gone)
     return show_data(args, [item.to_dict() for item in gone], text)
 
@@ -502,7 +499,7 @@ def _register_registry(training_sub: argparse._SubParsersAction) -> None:
 
     update = command("update", "change an experiment, record metrics", training_registry_update_command)
     update.add_argument("experiment_id")
-    update.add_argument("--status", help="pending | running | completed | failed")
+    update.add_argument("--status", help="pending | running | completed | failed | cancelled")
     update.add_argument("--notes")
     update.add_argument("--tag", action="append")
     update.add_argument("--metric", action="append", metavar="NAME=NUMBER")

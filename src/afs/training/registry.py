@@ -85,7 +85,7 @@ def parse_metrics(texts: Iterable[str]) -> dict[str, float]:
 class ModelRegistry:
     """The experiments in one SQLite file, made when it is first used.
 
-    Experiments are named by their id, by a beginning of it that is unique (4 digits or more), or by a unique name.
+    Experiments are named by their id, by a unique name, or by a beginning of the id that is unique (4 digits or more).
     """
 
     def __init__(self, path: Path | str = DEFAULT_PATH) -> None:
@@ -199,14 +199,20 @@ class ModelRegistry:
         notes: str | None = None,
         add_tags: Iterable[str] = (),
         remove_tags: Iterable[str] = (),
+        metrics: Mapping[str, float] | None = None,
+        artifacts: Iterable[Path | str] = (),
     ) -> Experiment:
-        """Change an experiment.
+        """Change an experiment: all of it or nothing.
 
         Raises:
-            RegistryError: unknown experiment, a status that cannot follow the present one, a tag that is not there.
+            RegistryError: unknown experiment, a status that cannot follow the present one, a tag that is not there, a
+                value that is no finite number, or an artefact that does not exist.
         """
         if status is not None:
             _check_status(status)
+        if metrics:
+            _check_metrics(metrics)
+        files = [_artifact(path) for path in artifacts]
         with self._transaction() as db:
             key = _find(db, which)
             old = _load(db, [key])[0]
@@ -225,6 +231,9 @@ class ModelRegistry:
                     raise RegistryError(f"experiment {key} has no tag {tag!r}; it has: {', '.join(old.tags) or 'none'}")
                 db.execute("DELETE FROM tags WHERE experiment = ? AND tag = ?", (key, tag))
             _add_tags(db, key, add_tags)
+            _add_metrics(db, key, metrics or {})
+            for file in files:
+                _add_artifact(db, key, file, "model")
             db.execute("UPDATE experiments SET updated_at = ? WHERE id = ?", (now, key))
             return _load(db, [key])[0]
 
@@ -256,23 +265,23 @@ class ModelRegistry:
         Raises:
             RegistryError: unknown experiment, or nothing lies at the path.
         """
-        where = expand(path).absolute()
-        if not where.exists():
-            raise RegistryError(f"artefact {where} does not exist; check the path")
-        digest, size, _rows = _content(where, lambda _name: True)
+        file = _artifact(path)
         with self._transaction() as db:
             key = _find(db, which)
-            db.execute("INSERT INTO artifacts (experiment, path, sha256, bytes, kind, recorded_at) "
-                       "VALUES (?, ?, ?, ?, ?, ?)", (key, str(where), digest, size, kind, _now()))  # fmt: skip
+            _add_artifact(db, key, file, kind)
             db.execute("UPDATE experiments SET updated_at = ? WHERE id = ?", (_now(), key))
             return _load(db, [key])[0]
 
     def delete(self, which: str) -> Experiment:
         """Remove an experiment with its metrics and artefact records; files stay. Returns what was removed."""
+        return self.delete_all([which])[0]
+
+    def delete_all(self, which: Iterable[str]) -> Sequence[Experiment]:
+        """Remove several experiments, or none of them when one is unknown. Returns what was removed."""
         with self._transaction() as db:
-            key = _find(db, which)
-            old = _load(db, [key])[0]
-            db.execute("DELETE FROM experiments WHERE id = ?", (key,))
+            keys = list(dict.fromkeys(_find(db, one) for one in which))
+            old = _load(db, keys)
+            db.executemany("DELETE FROM experiments WHERE id = ?", [(key,) for key in keys])
             return old
 
     def import_json(self, path: Path | str) -> dict[str, int]:
@@ -423,8 +432,8 @@ def _find(db: sqlite3.Connection, which: str) -> str:
     rows = db.execute("SELECT id, name FROM experiments ORDER BY rowid").fetchall()
     for wanted in (
         [key for key, _ in rows if key == which],
-        [key for key, _ in rows if len(which) >= 4 and key.startswith(which)],
         [key for key, name in rows if name == which],
+        [key for key, _ in rows if len(which) >= 4 and key.startswith(which)],
     ):
         if len(wanted) == 1:
             return wanted[0]
@@ -469,6 +478,20 @@ def _dataset(path: Path | str | None, allow_missing: bool) -> dict[str, Any]:
     elif not allow_missing:
         raise RegistryError(f"data set {where} does not exist; check the path, or allow a missing data set")
     return found
+
+
+def _artifact(path: Path | str) -> tuple[str, str, int]:
+    """Path, hash and bytes of an artefact."""
+    where = expand(path).absolute()
+    if not where.exists():
+        raise RegistryError(f"artefact {where} does not exist; check the path")
+    digest, size, _rows = _content(where, lambda _name: True)
+    return str(where), digest, size
+
+
+def _add_artifact(db: sqlite3.Connection, key: str, file: tuple[str, str, int], kind: str) -> None:
+    db.execute("INSERT INTO artifacts (experiment, path, sha256, bytes, kind, recorded_at) VALUES (?, ?, ?, ?, ?, ?)",
+               (key, *file, kind, _now()))  # fmt: skip
 
 
 def _is_data(name: str) -> bool:
