@@ -83,12 +83,26 @@ def test_context_defines_and_stubs(tool, game):
     'NOP : incbin "/etc/hostname"', '!x = incbin', "!x", '!{a}bin "f"', "inc!x", '!x = "NOP : inc"', 'table "a.txt"',
     "LDA #filesize(\"a\")", "<a> \"f\"", "inc<a> f", '.include "/etc/hostname"', '.incbin "/etc/hostname"',
     ".macpack longbranch", 'incsrc "C:\\x.asm"', "db re!x", 'if 1 : incbin "f"',
+    "inc\\",
 ])  # fmt: skip
 def test_nothing_outside_the_context_is_read(line, tool, game):
     code = f"Main:\n    LDA #$10\n    STA $10\n    {line}\n    RTS"
     assert [number for number, _ in refused(code, [game])] == [4]
     found = AsarValidator(AsarConfig(path=tool, include_paths=(game,))).validate(fenced(code))
     assert found.verdict == "failed" and found.errors[0].category == "forbidden"
+
+
+@pytest.mark.parametrize("end", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_checker_and_assembler_see_the_same_lines(end, tool, game, tmp_path):
+    seen = tmp_path / "seen.asm"
+    spy = tmp_path / "spy"
+    spy.write_text(f'#!/bin/sh\nfor at; do case "$at" in *main.asm) cat "$at" >> {seen};; esac; done\n')
+    spy.chmod(0o755)
+    # One line for the assembler (a text, then a command); to the checker the second half is a comment.
+    code = f'Main:\n    LDA #$10\n    STA $10\n    db "a{end}; " : incbin "/etc/hostname"\n    RTS'
+    AsarValidator(AsarConfig(path=spy, include_paths=(game,))).validate(code)
+    lines = [line for line in seen.read_bytes().decode().split("\n") if "incbin" in line]
+    assert lines and all(line.lstrip().startswith(";") for line in lines)
 
 
 def test_files_of_the_context_may_be_read_and_links_out_of_it_not(tool, game, tmp_path):

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,8 @@ class AsarValidator:
 
     def _block(self, block: Block) -> BlockResult:
         roots = self._roots()
+        # What ends a line here (\\f, U+2028, …) ends none for the assembler: both must see the same lines.
+        block = replace(block, text="\n".join(block.text.splitlines()))
         forbidden = [AsmError(line + block.line - 1, "forbidden", why) for line, why in refused(block.text, roots)]
         if forbidden:
             return BlockResult(block.line, "failed", tuple(forbidden))
@@ -277,6 +279,9 @@ def refused(code: str, roots: Sequence[Path]) -> list[tuple[int, str]]:
     found = []
     for number, line in enumerate(code.splitlines(), 1):
         plain, _ = split_comment(line)
+        if line.rstrip().endswith("\\"):
+            found.append((number, "a line that goes on in the next one"))
+            continue
         if _HIDDEN.search(plain):
             found.append((number, "a define that holds a command separator"))
             continue
