@@ -123,6 +123,16 @@ def test_history(tmp_path):
     assert found[2]["domain"] == "history_tools" and found[2]["output"] == "a\nb"
 
 
+def test_a_payload_that_came_back_is_read(tmp_path):
+    root = tmp_path / "user/.context/history"
+    events(root)
+    kept = (root / "payloads/p1.json").rename(tmp_path / "p1.json")
+    assert export_history_to_jsonl(tmp_path / "h.jsonl").total == 1
+    assert export_history_to_jsonl(tmp_path / "h.jsonl").report.current
+    kept.rename(root / "payloads/p1.json")
+    assert export_history_to_jsonl(tmp_path / "h.jsonl").total == 2
+
+
 def test_codex_import_is_idempotent_and_exports_again(tmp_path):
     rollout(tmp_path, "10-00-00-aaaa", [meta("s1"), *TURN])
     root = tmp_path / "history"

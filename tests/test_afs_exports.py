@@ -810,3 +810,15 @@ def test_a_secret_cut_by_the_limit_does_not_stay_in_the_quarantine(tmp_path):
     kept = (tmp_path / "out/claude.quarantine.jsonl").read_text()
     assert result.report.counts.quarantined == 1 and "over-long" in kept and "z z z" in kept
     assert "aB3d" not in kept
+
+
+def test_a_renamed_log_is_exported_anew(tmp_path):
+    log = Claude()
+    log.user("Ask")
+    log.say("Answer")
+    path = log.write(tmp_path / "c", slug="p")
+    claude(tmp_path)
+    assert claude(tmp_path)[1].report.current
+    path.rename(path.with_name("other.jsonl"))
+    [row], result = claude(tmp_path)
+    assert row["_metadata"]["log"] == "p/other.jsonl" and not result.report.current

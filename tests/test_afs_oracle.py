@@ -452,3 +452,12 @@ def test_the_made_code_base_has_every_kind(tmp_path):
     assert all(made(tmp_path / "a")[kind] for kind in SIX)
     size = sum(p.stat().st_size for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert 150 < size / len(one) < 350
+
+
+def test_a_renamed_document_is_read_anew(classic, tmp_path):
+    generate_oracle(classic, tmp_path / "o.jsonl")
+    assert generate_oracle(classic, tmp_path / "o.jsonl").report.current
+    path = sorted((classic / "Docs").rglob("*.md"))[-1]
+    path.rename(path.with_name(path.stem + "-2.md"))  # same contents in the same order
+    assert not generate_oracle(classic, tmp_path / "o.jsonl").report.current
+    assert any(s.source.endswith(f"{path.stem}-2.md") for s in load_samples(tmp_path / "o.jsonl"))

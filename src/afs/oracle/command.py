@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from afs.generators.base import TrainingSample
+from afs.generators.base import TrainingSample, content_id
 from afs.jsonl import ConservationError
 from afs.oracle.training_generator import ASSEMBLY, OracleTrainingGenerator
 from afs.step import How, Report, Step, StepError, UsageError
@@ -81,8 +81,10 @@ def generate_oracle(
         raise UsageError(str(error)) from error
     output = Path(output).expanduser()
     inputs = [path for name in generator.files if os.access(path := generator.oracle_path / name, os.R_OK)]
-    parameters = {"limit": limit, "project": generator.project, "include_archive": include_archive,
-                  "redact": redact, "generator": type(generator).__qualname__}  # fmt: skip
+    # A document's name decides what it is (a memory map, a quest), and a sample names its file.
+    parameters = {"names": content_id(generator.files), "limit": limit, "project": generator.project,
+                  "include_archive": include_archive, "redact": redact,
+                  "generator": type(generator).__qualname__}  # fmt: skip
     step = Step("oracle-generate", inputs, [output], parameters, how=how, rowless=True)
     if not step.current:
         with step:

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ def export_antigravity_to_jsonl(
     settings = {"keys": list(keys), "domain": shape.domain, "path_chars": limit, "ahead": ahead}
     export = Export("antigravity-export", files, units, coverage, chosen, settings, [str(p) for p in places],
                     "Name the database with --db-path.")  # fmt: skip
+    # The files that tasks name are no inputs of the step, so nothing tells whether they are as before.
+    how = replace(how or How(), force=True) if limit else how
     return run_export(export, output_path, how)
 
 

@@ -19,7 +19,7 @@ import orjson
 
 from afs.generators.base import TrainingSample, content_id
 from afs.jsonl import MAX_LINE, AtomicWriter, lines
-from afs.step import How, StepError, expand
+from afs.step import How, StepError, content_hash, expand
 from afs.training.exports import codex, logs
 from afs.training.exports.agents import split_options
 from afs.training.exports.logs import Coverage, Found, LogReader, Record
@@ -61,11 +61,23 @@ def export_history_to_jsonl(
             for record in reader.records(item):
                 yield _made(reader, item, record, wanted, shape, tool_domain)
 
-    settings = {"types": sorted(wanted), "domain": shape.domain, "tool_domain": tool_domain,
+    settings = {"payloads": _payloads(root) if files else "", "types": sorted(wanted),
+                "domain": shape.domain, "tool_domain": tool_domain,
                 "cut": shape.max_tool_output_chars}  # fmt: skip
     export = Export("history-export", files, units, coverage, chosen, settings, [str(root)],
                     "Check it with ls, or name the folder with --history-root.")  # fmt: skip
     return run_export(export, output_path, how)
+
+
+def _payloads(root: Path) -> str:
+    """A hash of the payloads that events may name, which are no inputs of the step."""
+    found = []
+    for item in logs.walk(root, lambda name: name.endswith(".json"), Coverage()):
+        try:
+            found.append([item.name, content_hash(item.path)])
+        except OSError:
+            found.append([item.name, ""])
+    return content_id(found)
 
 
 def _wanted(name: str) -> bool:

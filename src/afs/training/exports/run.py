@@ -110,7 +110,9 @@ def run_export(export: Export, output_path: Path | str, how: How | None = None) 
     score = _scorer(options) if options.require_quality else None
     shown = {**asdict(options), "rules_file": None}
     custom = [[rule.name, rule.pattern, rule.contains] for rule in redactor.custom] if redactor else []
-    parameters = {**export.parameters, **shown, "custom": custom}
+    # Names are in the rows, and decide what belongs to which session.
+    names = content_id([item.name for item in export.files])
+    parameters = {**export.parameters, **shown, "custom": custom, "names": names}
     inputs = [item.path for item in export.files]
     with Step(export.name, inputs, [output_path], parameters, how=how) as step:
         if not step.current:

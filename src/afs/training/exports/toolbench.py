@@ -360,7 +360,8 @@ def export_toolbench_to_jsonl(
         raise UsageError(f"--limit {limit} must be 1 or more; leave it away for all samples")
     files, notes = find_files(dataset_dir, split)
     output = Path(output).expanduser()
-    step = Step("toolbench-export", files, [output], {"split": split, "limit": limit, "redact": redact}, how=how)
+    parameters = {"split": split, "limit": limit, "redact": redact, "names": [path.name for path in files]}
+    step = Step("toolbench-export", files, [output], parameters, how=how)
     if not step.current:
         with step:
             step.notes += notes
