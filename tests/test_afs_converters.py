@@ -431,3 +431,12 @@ def test_outputs_load_in_datasets_and_train_in_trl(tmp_path):
                          args=DPOConfig(**options), train_dataset=loaded["dpo"],
                          processing_class=words)  # fmt: skip
     assert trainer.train().global_step == 2
+
+
+@pytest.mark.parametrize("place", ['"_metadata":{"x":%s}', '"_metadata":{},"more":%s'])
+def test_a_row_nested_too_deeply_is_set_aside_and_the_rest_goes_on(tmp_path, place):
+    good = orjson.dumps(TrainingSample("q", "a").to_dict())
+    deep = good.replace(b'"_metadata":{}', place.encode() % (b"[" * 5000 + b"]" * 5000))
+    (tmp_path / "in.jsonl").write_bytes(good + b"\n" + deep + b"\n" + good + b"\n")
+    counts = convert_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", format="sharegpt").report.counts
+    assert (counts.read, counts.out, counts.quarantined) == (3, 2, 1)

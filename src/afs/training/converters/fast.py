@@ -124,7 +124,7 @@ def _with_more(raw: bytes) -> _SeenWithMore | None:
     try:
         raw.decode()
         row = _decode_more(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None if row.is_chat() else row
 
@@ -181,7 +181,7 @@ class PartConverter:
                 if not raw.isascii():
                     raw.decode()
                 row = _decode(raw)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 row, more = _with_more(raw), True
                 if row is None:
                     self._slow(done, part, number, start, raw)
