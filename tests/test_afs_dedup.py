@@ -262,3 +262,12 @@ def test_the_benchmark_measures_on_its_own_rows(tmp_path):
     assert found.recall >= 0.99 and found.precision >= 0.99
     assert all(sum(fate.values()) == 30 for fate in found.by_kind.values())
     assert found.by_kind["decoy"] == {"removed": 0, "kept": 30}
+
+
+def test_chats_with_one_last_turn_and_different_turns_before_are_different(tmp_path):
+    last = {"instruction": "Thanks, go on", "input": "", "output": "You are welcome; here is the rest of it."}
+    rows = [{**last, "system": "", "history": [[f"question {n}", f"answer {n}"]]} for n in range(3)]
+    rows += [{**last, "system": "Answer as a pirate.", "history": []}, {**last, "system": "", "history": []}, last]
+    (tmp_path / "in.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in [*rows, rows[0]]))
+    result = dedup_jsonl(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert (result.kept, result.exact) == (5, 2)

@@ -52,6 +52,8 @@ class RowView(msgspec.Struct, gc=False):
     kg_validated: bool | None = False
     session: Any = None
     session_id: Any = None
+    system: Any = None
+    history: Any = None
     other: bool = msgspec.field(default=False, name="afs:other")  # seen through these keys, but of another format
     raw_metadata: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"null"), name="_metadata")
 

@@ -66,6 +66,9 @@ def row_text(view: RowView, raw: bytes, which: str = "all") -> str:
     if which == "output":
         return view.output
     if not view.other:
+        if view.system or view.history:  # of an Alpaca chat
+            return "\n".join((*_leaves([view.system, view.history]), view.instruction, view.input or "",
+                              view.thinking or "", view.output))  # fmt: skip
         if not view.input and not view.thinking:
             return f"{view.instruction}\n{view.output}"
         return "\n".join((view.instruction, view.input or "", view.thinking or "", view.output))
@@ -97,8 +100,8 @@ def row_texts(views: Sequence[RowView], raws: Sequence[bytes], which: str = "all
     if which != "all":
         return [row_text(view, raw, which) for view, raw in zip(views, raws, strict=True)]
     # The usual row is said in one line, which saves a call each.
-    return [row_text(view, raw) if view.input or view.thinking or view.other else f"{view.instruction}\n{view.output}"
-            for view, raw in zip(views, raws, strict=True)]  # fmt: skip
+    return [row_text(view, raw) if view.input or view.thinking or view.other or view.history or view.system
+            else f"{view.instruction}\n{view.output}" for view, raw in zip(views, raws, strict=True)]  # fmt: skip
 
 
 @dataclass(frozen=True)
