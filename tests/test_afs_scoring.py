@@ -497,3 +497,23 @@ def test_dry_run_and_strict(tmp_path):
     with pytest.raises(StepError, match=r"in\.jsonl:2"):
         score_jsonl(path, tmp_path / "out.jsonl", how=How(strict=True))
     assert [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+class Chatty:
+    """A signal whose reason is another one for every row."""
+
+    name, version, needs = "asar", "1", ("output",)
+
+    def missing(self) -> str:
+        return ""
+
+    def score(self, batch):
+        return Values([math.nan] * len(batch), [f"not applicable: {item.output}" for item in batch])
+
+
+def test_a_report_holds_a_few_of_many_reasons_and_counts_the_rest(tmp_path):
+    rows = [sample(f"answer {n}").to_dict() for n in range(3000)]
+    (tmp_path / "in.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
+    absent = score_jsonl(tmp_path / "in.jsonl", tmp_path / "out.jsonl",
+                         scorers=[Chatty(), LengthScorer(50, 500, 5000)]).signals["asar"]["absent"]  # fmt: skip
+    assert sum(absent.values()) == 3000 and len(absent) == 21 and absent["other reasons"] == 2980

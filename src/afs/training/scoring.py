@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache, partial
@@ -250,12 +250,12 @@ class _Tally:
         for signal, values, why in zip(scorer.scorers, scored.values, scored.why, strict=True):
             name = signal.name
             if name in scorer.missing:
-                self.absent.setdefault(name, Counter())[scorer.missing[name]] += len(values)
+                _add_reasons(self.absent, name, {scorer.missing[name]: len(values)})
                 continue
             reasons = [reason for value, reason in zip(values, why, strict=True) if value != value]
             self.ran[name] += len(values) - len(reasons)
             if reasons:
-                self.absent.setdefault(name, Counter()).update(reasons)
+                _add_reasons(self.absent, name, Counter(reasons))
 
     def add(self, other: _Tally) -> None:
         self.scored += other.scored
@@ -264,11 +264,22 @@ class _Tally:
         self.bins.update(other.bins)
         self.ran.update(other.ran)
         for name, reasons in other.absent.items():
-            self.absent.setdefault(name, Counter()).update(reasons)
+            _add_reasons(self.absent, name, reasons)
 
     def histogram(self) -> dict[str, int]:
         """Rows per tenth of the score; 1.0 is in the last one."""
         return {f"{i / 10:.1f}-{(i + 1) / 10:.1f}": self.bins[i] for i in range(10)}
+
+
+_MOST_REASONS = 20
+_OTHER_REASONS = "other reasons"
+
+
+def _add_reasons(absent: dict[str, Counter[str]], name: str, reasons: Mapping[str, int]) -> None:
+    """Add rows per reason; an assembler's message may differ from row to row, so that only some are kept apart."""
+    mine = absent.setdefault(name, Counter())
+    for reason, rows in reasons.items():
+        mine[reason if reason in mine or len(mine) < _MOST_REASONS else _OTHER_REASONS] += rows
 
 
 def _bin(value: float) -> int:
