@@ -246,3 +246,15 @@ def test_a_weight_may_name_a_source_with_an_equals_sign(place, capsys):
     rows = [TrainingSample(instruction=f"q{n}", output="a", source="k=v") for n in range(5)]
     write_samples(rows, place / "eq.jsonl")
     assert main("training rebalance --input eq.jsonl --output o.jsonl --weight k=v=1".split()) == 0
+
+
+def test_names_in_the_data_do_not_command_the_terminal(place, capsys):
+    names = {"source": "\x1b[2Jsrc", "domain": "\x1b]0;x\x07d"}
+    rows = [TrainingSample(instruction=f"q{n}", output="a", **names) for n in range(9)]
+    write_samples(rows, place / "esc.jsonl")
+    for command in ("stats --input esc.jsonl", "rebalance --input esc.jsonl --output e.jsonl",
+                    "prepare --input esc.jsonl --output e",
+                    "rebalance --input esc.jsonl --output f.jsonl --weight x=1"):  # fmt: skip
+        main(["training", *command.split()])
+        shown = capsys.readouterr()
+        assert "\x1b" not in shown.out + shown.err and "\\x1b" in shown.out + shown.err

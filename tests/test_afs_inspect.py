@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from afs.generators.base import TrainingSample
 from afs.step import StepError, UsageError
 from afs.training.inspect import dataset_stats, diff_datasets, validate_jsonl, view_rows
+from afs.training.view import Seen
 
 CHAT = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
 
@@ -179,3 +180,13 @@ def test_view_is_safe_for_a_terminal_and_cuts_long_texts(tmp_path):
     pair = write(tmp_path / "p.jsonl", [{"prompt": "Q", "chosen": "a", "rejected": "b"}, {"nothing": 1}])
     shown = view_rows(pair).summary()
     assert "[rejected]\nb" in shown and "unknown format" in shown and '"nothing": 1' in shown
+
+
+def test_a_view_of_bad_rows_holds_no_more_than_it_shows(tmp_path, monkeypatch):
+    from afs.training import view
+
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"{nope\n" * 1000)
+    made = []
+    monkeypatch.setattr(view, "Seen", lambda *a: made.append(a) or Seen(*a))
+    assert [row.line for row in view_rows(path, count=3).rows] == [1, 2, 3] and len(made) == 3

@@ -133,6 +133,13 @@ def expand(path: Path | str) -> Path:
     return Path(path).expanduser()
 
 
+def safe_text(text: str) -> str:
+    """Text that cannot command a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
 class Step:
     """A context manager around one run of a step (see the module).
 

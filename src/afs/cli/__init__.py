@@ -95,7 +95,9 @@ def _fail(args: argparse.Namespace, error: Exception, code: int) -> int:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if getattr(args, "json", False):
         print(json.dumps({"error": text, "kind": type(error).__name__}, ensure_ascii=False))
-    print(f"afs: {text}", file=sys.stderr)
+    from afs.step import safe_text
+
+    print(f"afs: {safe_text(text)}", file=sys.stderr)
     return code
 
 
@@ -140,7 +142,9 @@ def show(args: argparse.Namespace, result: Any, more: dict[str, Any] | None = No
         found = {**report.to_dict(), "current": report.current, "dry_run": report.dry_run, **(more or {})}
         print(json.dumps(_plain(found), ensure_ascii=False))
     else:
-        print(result.summary())
+        from afs.step import safe_text  # names in the data must not command the terminal
+
+        print(safe_text(result.summary()))
     return OK
 
 
@@ -157,5 +161,7 @@ def _plain(value: Any) -> Any:
 
 def show_data(args: argparse.Namespace, data: Any, text: str) -> int:
     """Print plain data: JSON with --json, else the text."""
-    print(json.dumps(_plain(data), ensure_ascii=False, default=str) if args.json else text)
+    from afs.step import safe_text
+
+    print(json.dumps(_plain(data), ensure_ascii=False, default=str) if args.json else safe_text(text))
     return OK

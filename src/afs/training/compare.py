@@ -17,9 +17,8 @@ import orjson
 
 from afs.jsonl import BadRow
 from afs.rows import Index, RowView, plain_files, read_at, scan, see_value
-from afs.step import StepError, UsageError, expand
+from afs.step import StepError, UsageError, expand, safe_text
 from afs.training.health import existing_file, hash64
-from afs.training.view import safe_text
 
 
 @dataclass

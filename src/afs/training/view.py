@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from afs.jsonl import BadRow, read_rows
-from afs.step import StepError, UsageError
+from afs.step import StepError, UsageError, safe_text
 from afs.training.converters import ConversionError, detect, to_messages
 from afs.training.health import existing_file
 
@@ -71,7 +71,7 @@ def view_rows(
     waiting: list[Seen] = []
 
     def bad(row: BadRow) -> None:
-        if not tests and not sample and row.line >= (line or 1):
+        if not tests and not sample and row.line >= (line or 1) and len(chosen) + len(waiting) < count:
             waiting.append(Seen(row.line, row.offset, None, None, row.reason))
 
     rng = np.random.default_rng(seed)
@@ -161,10 +161,3 @@ def _spoken(value: dict[str, Any], form: str | None) -> list[tuple[str, str]]:
 
 def _words(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-
-
-def safe_text(text: str) -> str:
-    """Text that cannot command a terminal."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
