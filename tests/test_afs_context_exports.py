@@ -13,7 +13,7 @@ import pytest
 from test_afs_exports import EMAIL, TURN, Claude, meta, rollout, rows, write
 
 from afs.cli import exports as commands
-from afs.step import StepError
+from afs.step import StepError, UsageError
 from afs.training.exports.history import export_history_to_jsonl, import_codex_history
 from afs.training.exports.memory import export_memory_to_jsonl
 from afs.training.exports.snapshot import snapshot_logs, verify_snapshot
@@ -121,6 +121,19 @@ def test_history(tmp_path):
     asked = [r["instruction"] for r in found[2:]]
     assert asked == ['Tool ls input:\n{"path": "."}', "What does the file a.py contain?"]
     assert found[2]["domain"] == "history_tools" and found[2]["output"] == "a\nb"
+
+
+def test_codex_import_writes_nowhere_else(tmp_path):
+    turn = [{**line, "timestamp": "../../../a"} for line in TURN]
+    rollout(tmp_path, "10-00-00-aaaa", [meta("s1"), *turn])
+    rules = write(tmp_path / "rules.toml", ['[[rule]]', 'name = "file"', 'pattern = "README"'])
+    before = {p for p in tmp_path.rglob("*")}
+    assert import_codex_history(tmp_path / "h/history", [tmp_path / "x"], rules_file=rules).added == 4
+    made = {str(p.relative_to(tmp_path)) for p in set(tmp_path.rglob("*")) - before}
+    assert made == {"h", "h/history", "h/history/events_00000000.jsonl"}
+    assert b"<FILE:1>.md" in (tmp_path / "h/history/events_00000000.jsonl").read_bytes()
+    with pytest.raises(UsageError, match="--limit 0"):
+        import_codex_history(tmp_path / "h/history", [tmp_path / "x"], limit=0)
 
 
 def test_a_payload_that_came_back_is_read(tmp_path):

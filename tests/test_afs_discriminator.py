@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afs.cli import discriminator as commands
-from afs.discriminator import metrics
+from afs.discriminator import metrics, train
 from afs.discriminator.baselines import NgramModel, length_scores, random_scores, rule_scores
 from afs.discriminator.corrupt import KINDS
 from afs.discriminator.data import Example, load_examples, make_data, split_groups
@@ -383,3 +383,38 @@ def test_leave_one_out_and_a_model_that_has_learnt(tmp_path, capsys):
                "--epochs", 1, "--max-length", 128, "--device", "cpu", "--leave-one-out") == 0  # fmt: skip
     assert set(json.loads((tmp_path / "n" / "card.json").read_text())["left_out"]) == set(KINDS)
     assert "electra, kind left out" in capsys.readouterr().out
+
+
+class Saved:
+    """Stands for a trained model and its tokenizer."""
+
+    card: dict = {}
+
+    def save_pretrained(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_bytes(b"new")
+
+    model = tokenizer = property(lambda self: self)
+
+
+def test_folders_of_others_beside_the_model_stay(work, tmp_path):
+    for name in ("electra", "electra.old", "electra2.training"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files"):
+        train.train_discriminator(work / "data.jsonl", tmp_path / "electra2", force=True)
+    assert (tmp_path / "electra2.training/mine.txt").exists()
+    card = {"temperature": 1.0, "max_length": 8, "max_lines": 5, "base_model": "tiny", "trained": "", "verdict": "v",
+            "data": {"name": "d", "sha256": "", "rows": {}}, "evaluation": None}  # fmt: skip
+    (tmp_path / "work").mkdir()
+    train._publish(Saved(), card, tmp_path / "electra", tmp_path / "work")
+    assert (tmp_path / "electra/model.safetensors").read_bytes() == b"new"
+    assert (tmp_path / "electra.old/mine.txt").exists() and not (tmp_path / "work").exists()
+
+
+def test_evaluate_never_overwrites_its_input(work, tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_bytes((work / "data.jsonl").read_bytes())
+    with pytest.raises(UsageError, match="also the input"):
+        afs("evaluate", "--model", tmp_path, "--input", data, "--output", tmp_path / "." / "data.jsonl")
+    assert data.read_bytes() == (work / "data.jsonl").read_bytes()

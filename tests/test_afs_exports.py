@@ -14,6 +14,7 @@ from benchmarks.agent_logs import make_claude_logs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from afs.cli import main
 from afs.step import StepError, UsageError
 from afs.training.exports.agents import export_claude_to_jsonl, export_codex_to_jsonl, export_gemini_to_jsonl
 from afs.training.exports.antigravity import export_antigravity_to_jsonl
@@ -822,3 +823,18 @@ def test_a_renamed_log_is_exported_anew(tmp_path):
     path.rename(path.with_name("other.jsonl"))
     [row], result = claude(tmp_path)
     assert row["_metadata"]["log"] == "p/other.jsonl" and not result.report.current
+
+
+def test_a_threshold_asks_for_the_filter_and_a_limit_is_checked(tmp_path, capsys):
+    log = Claude()
+    log.user("hi")
+    log.say("yes")
+    log.user("Explain the loop")
+    log.say("The loop runs over all files, reads each of them line by line, and counts what it finds there. " * 4)
+    log.write(tmp_path / "c")
+    command = ["training", "claude-export", "--root", str(tmp_path / "c"), "--output", str(tmp_path / "o.jsonl")]
+    assert main([*command, "--min-quality-score", "0.5"]) == 0
+    assert [r["instruction"] for r in rows(tmp_path / "o.jsonl")] == ["Explain the loop"]
+    assert main([*command, "--no-require-quality", "--min-quality-score", "0.5"]) == 0
+    assert len(rows(tmp_path / "o.jsonl")) == 2
+    assert main([*command, "--limit", "0"]) == 2 and "--limit 0" in capsys.readouterr().err

@@ -61,8 +61,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
     from afs.cli import _plain
     from afs.discriminator import evaluate_model
     from afs.jsonl import AtomicWriter
-    from afs.step import expand
+    from afs.step import UsageError, expand
 
+    if args.output and expand(args.output).resolve() == expand(args.input).resolve():
+        raise UsageError(f"output {args.output} is also the input; choose another name, inputs are never overwritten")
     found = evaluate_model(args.model, args.input, split=args.split, samples=args.samples, seed=args.seed,
                            batch_size=args.batch_size, device=args.device)  # fmt: skip
     if args.output:

@@ -76,7 +76,8 @@ def training_codex_history_import_command(args: argparse.Namespace) -> int:
 
     found = import_codex_history(
         args.history_root, args.root, dry_run=args.dry_run,
-        **_given(args, "scan_roots", "max_scan_depth", "tools", "max_tool_output_chars", "limit", "redact"),
+        **_given(args, "scan_roots", "max_scan_depth", "tools", "max_tool_output_chars", "limit", "redact",
+                 "rules_file"),
     )  # fmt: skip
     return show_data(args, found.to_dict(), found.summary())
 
@@ -152,6 +153,15 @@ def _log_options(parser: argparse.ArgumentParser, name: str) -> None:
                             help="with system and developer messages (view trajectory)")  # fmt: skip
 
 
+class _Threshold(argparse.Action):
+    """A threshold on the command line asks for the filter, too; one from the configuration does not."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values)
+        if namespace.require_quality is None:
+            namespace.require_quality = True
+
+
 def _quality_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="rows to write at most, after all filters")
     quality = parser.add_mutually_exclusive_group()
@@ -159,7 +169,8 @@ def _quality_options(parser: argparse.ArgumentParser) -> None:
                          help="score the samples and leave out low ones")  # fmt: skip
     quality.add_argument("--no-require-quality", dest="require_quality", action="store_const", const=False,
                          help="keep all (the default)")  # fmt: skip
-    parser.add_argument("--min-quality-score", type=float, help="with --require-quality (default 0.5)")
+    parser.add_argument("--min-quality-score", type=float, action=_Threshold,
+                        help="lowest score that is kept (default 0.5); implies --require-quality")  # fmt: skip
     parser.add_argument("--score-profile", help="generic | dialogue | asm (default generic)")
     parser.add_argument("--enable-asar", action="store_const", const=True, help="with the assembler signal")
     _redaction_options(parser)
@@ -203,7 +214,7 @@ def _register_raw(training_sub: argparse._SubParsersAction) -> None:
     imported.add_argument("--history-root", help="default ~/.context/history")
     _root_options(imported, "codex", 4000)
     imported.add_argument("--limit", type=int, help="events to add at most")
-    imported.add_argument("--no-redact", dest="redact", action="store_const", const=False)
+    _redaction_options(imported)
     imported.add_argument("--dry-run", action="store_true", help="count, write nothing")
     add_json(imported)
     imported.set_defaults(func=training_codex_history_import_command)

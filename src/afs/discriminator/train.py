@@ -146,6 +146,8 @@ def _workshop(target: Path, run: dict[str, Any], resume: bool, force: bool) -> P
     if target.exists() and not (target / CARD).exists() and any(target.iterdir()):
         raise UsageError(f"{target} holds files that are no discriminator; choose another --output")
     raw = orjson.dumps(run, option=orjson.OPT_INDENT_2)
+    if work.exists() and not note.is_file() and (not work.is_dir() or any(work.iterdir())):
+        raise UsageError(f"{work}, where the training would lie, holds other files; choose another --output")
     if work.exists() and not force:
         if not resume:
             raise UsageError(f"an unfinished training is in {work}: go on with --resume, or start anew with --force")
@@ -294,12 +296,10 @@ def _publish(model: ASMElectra, card: dict[str, Any], target: Path, work: Path) 
     model.card = card
     (made / CARD).write_bytes(orjson.dumps(card, option=orjson.OPT_INDENT_2))
     (made / "README.md").write_text("\n".join(_readme(card)) + "\n", encoding="utf-8")
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
-        os.replace(target, old)
+        # Within the work folder, so that no folder of somebody else is in the way.
+        os.replace(target, work / f"replaced-{card['version']}")
     os.replace(made, target)
-    shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(work)
 
 

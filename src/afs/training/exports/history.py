@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import orjson
 
 from afs.generators.base import TrainingSample, content_id
 from afs.jsonl import MAX_LINE, AtomicWriter, lines
-from afs.step import How, StepError, content_hash, expand
+from afs.step import How, StepError, UsageError, content_hash, expand
 from afs.training.exports import codex, logs
 from afs.training.exports.agents import split_options
 from afs.training.exports.logs import Coverage, Found, LogReader, Record
@@ -29,6 +30,7 @@ from afs.training.exports.session import OK
 from afs.training.exports.views import Made
 from afs.training.redaction import RedactionReport, Redactor
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 TYPES = ("model", "tool", "fs", "cli")
 
 
@@ -222,6 +224,7 @@ def import_codex_history(
     max_tool_output_chars: int = 4000,
     limit: int | None = None,
     redact: bool = True,
+    rules_file: Path | str | None = None,
     dry_run: bool = False,
 ) -> ImportResult:
     """Write the turns (and tool calls) of Codex sessions as history events, in the day's file of their time.
@@ -231,6 +234,8 @@ def import_codex_history(
     Raises:
         StepError: no session was found.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit} must be 1 or more; leave it away for all events")
     root = Path(history_root).expanduser() if history_root else context_root() / "history"
     result = ImportResult(root, dry_run=dry_run)
     coverage = result.coverage
@@ -239,13 +244,14 @@ def import_codex_history(
     if not files:
         looked = ", ".join(str(p) for p in roots or codex.default_roots())
         raise StepError(f"codex-history-import: no data found (looked in {looked}); name the folder with --root")
-    redactor = Redactor() if redact else None
+    redactor = Redactor(custom=rules_file) if redact else None
     reader = LogReader(redactor, lambda bad: coverage.problem(f"{bad.file}:{bad.line}", bad.reason), coverage)
     days: dict[str, dict[str, dict[str, Any]]] = {}
     for session in codex.Decoder(reader, coverage).sessions(files):
         result.sessions += 1
         for event in _events(session, tools, max_tool_output_chars, coverage):
-            day = event["timestamp"][:10].replace("-", "") or "00000000"
+            # The timestamp becomes a file name, and a log may hold any text there.
+            day = event["timestamp"][:10].replace("-", "") if _DAY.match(event["timestamp"]) else "00000000"
             days.setdefault(day, {}).setdefault(event["id"], event)
     left = limit
     for day, events in sorted(days.items()):
@@ -279,7 +285,7 @@ def _event(kind: str, op: str, time: str, about: dict[str, Any], payload: dict[s
 
 def _add_to_day(path: Path, events: list[dict[str, Any]], result: ImportResult, left: int | None) -> int | None:
     """Write a day's file anew with what it held and the events that are new; all of it or nothing."""
-    known, old = set(), b""
+    known = set()
     if path.exists():
         with open(path, "rb") as source:
             for _, _, _, raw in lines(source, MAX_LINE):
@@ -287,7 +293,6 @@ def _add_to_day(path: Path, events: list[dict[str, Any]], result: ImportResult, 
                     known.add(orjson.loads(raw).get("id"))
                 except (orjson.JSONDecodeError, AttributeError):
                     continue  # a broken line stays in the file as it is; history-export names it
-        old = path.read_bytes()
     fresh = [event for event in events if event["id"] not in known]
     result.known += len(events) - len(fresh)
     if left is not None:
@@ -296,10 +301,20 @@ def _add_to_day(path: Path, events: list[dict[str, Any]], result: ImportResult, 
     result.added += len(fresh)
     if fresh and not result.dry_run:
         with AtomicWriter(expand(path)) as out:
-            if old:
-                out.write_bytes(old if old.endswith(b"\n") else old + b"\n", old.count(b"\n"))
+            _copy_lines(path, out)
             for event in fresh:
                 out.write(event)
     return left
 
 
+def _copy_lines(path: Path, out: AtomicWriter) -> None:
+    """What the file holds, byte for byte, with a line end behind the last line."""
+    if not path.exists():
+        return
+    block = b""
+    with open(path, "rb") as source:
+        while more := source.read(1 << 20):
+            block = more
+            out.write_bytes(block, block.count(b"\n"))
+    if block and not block.endswith(b"\n"):
+        out.write_bytes(b"\n", 1)

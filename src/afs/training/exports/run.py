@@ -105,6 +105,8 @@ def run_export(export: Export, output_path: Path | str, how: How | None = None) 
         places = ", ".join(export.looked_in) or "nowhere"
         raise StepError(f"{export.name}: no data found (looked in {places}). {export.hint}{_trouble(export)}")
     options = export.options
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit} must be 1 or more; leave it away for all rows")
     # Redactor and scorer are made before anything is read: a bad rule or profile is an error at once.
     redactor = Redactor(custom=options.rules_file) if options.redact else None
     score = _scorer(options) if options.require_quality else None
