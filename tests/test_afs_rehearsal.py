@@ -383,3 +383,18 @@ def test_a_tagged_row_keeps_the_bytes_of_all_its_values(tmp_path):
     assert kept in made and b'"n":10000000000000000000000' in made and b'"quality_score":0.90,' in made
     assert orjson.loads(made)["_metadata"]["rehearsal_history"] == ["v0"]
     assert orjson.loads(made)["_metadata"]["rehearsal_version"] == "v1"
+
+
+def test_held_out_texts_stay_out_without_a_search_for_near_duplicates(tmp_path):
+    def file(name, rows):
+        (tmp_path / name).write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
+        return tmp_path / name
+
+    old = [{"instruction": f"old {n}", "output": f"answer {n}", "quality_score": 0.9} for n in range(20)]
+    new = [{"instruction": f"new {n}", "output": f"reply {n}"} for n in range(20)]
+    held = [{"instruction": f"Old  {n}", "output": f"answer {n}", "domain": "x"} for n in range(15)]
+    result = mix_rehearsal(file("buffer.jsonl", old), file("new.jsonl", new), tmp_path / "mix.jsonl", 0.5, near=None,
+                           exclude=file("test.jsonl", held))  # fmt: skip
+    made = [orjson.loads(line)["instruction"] for line in (tmp_path / "mix.jsonl").read_bytes().splitlines()]
+    assert sorted(m for m in made if m.startswith("old")) == [f"old {n}" for n in range(15, 20)]
+    assert result.report.details["excluded"]["held_out"] == 15

@@ -44,7 +44,7 @@ from afs.step import (
     write_manifest,
 )
 from afs.training.mixing import largest_remainder, water_fill
-from afs.training.neardup import check_threshold, clusters, like_any
+from afs.training.neardup import check_threshold, clusters, like_any, text_column
 from afs.training.splitter import _code, _subset, session_of
 
 POLICIES = ("top-quality", "random-stratified", "diverse")
@@ -589,7 +589,7 @@ def mix_rehearsal(
     Args:
         exclude: validation and test files, or folders of splits (their `val.jsonl` and `test.jsonl`).
         shuffle: False writes the new rows first, then those of the buffer.
-        near: similarity of near-duplicates; None leaves out nothing.
+        near: similarity of near-duplicates; None leaves out only the texts and sessions of `exclude`.
 
     Raises:
         UsageError: a ratio outside 0 to 1, an unknown policy, a folder without splits.
@@ -669,7 +669,11 @@ def _free(
     sessions = np.unique(index.columns["session"][held])
     of_session = np.isin(index.columns["session"][pool], sessions[sessions != 0])
     if near is None:
-        return pool[~of_session], 0, int(of_session.sum())
+        as_held = of_session
+        if len(held):  # what a model is judged by is never trained on, however little is looked for
+            texts = text_column(index, "all", how)
+            as_held = as_held | ((texts[pool] != 0) & np.isin(texts[pool], texts[held]))
+        return pool[~as_held], 0, int(as_held.sum())
     ids = clusters(index, near, how)
     as_held = of_session | np.isin(ids[pool], ids[held])
     as_new = ~as_held & np.isin(ids[pool], ids[new])
