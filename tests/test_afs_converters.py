@@ -440,3 +440,20 @@ def test_a_row_nested_too_deeply_is_set_aside_and_the_rest_goes_on(tmp_path, pla
     (tmp_path / "in.jsonl").write_bytes(good + b"\n" + deep + b"\n" + good + b"\n")
     counts = convert_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", format="sharegpt").report.counts
     assert (counts.read, counts.out, counts.quarantined) == (3, 2, 1)
+
+
+def test_a_folder_with_an_empty_split_is_converted(tmp_path):
+    rows = b"".join(orjson.dumps(TrainingSample(f"q{n}", "a").to_dict()) + b"\n" for n in range(3))
+    for name, content in (("train", rows), ("val", rows), ("test", b"")):
+        (tmp_path / f"{name}.jsonl").write_bytes(content)
+    made = convert_folder(tmp_path, tmp_path / "out", format="openai")
+    assert sorted(r.output.name for r in made) == ["train.jsonl", "val.jsonl"]
+
+
+def test_two_files_of_one_split_are_refused(tmp_path):
+    row = orjson.dumps(TrainingSample("q", "a").to_dict()) + b"\n"
+    for name in ("train.jsonl", "val.jsonl", "valid.jsonl"):
+        (tmp_path / name).write_bytes(row)
+    assert len(convert_folder(tmp_path, tmp_path / "out", format="openai")) == 3
+    with pytest.raises(UsageError, match="would both become valid.jsonl"):
+        convert_folder(tmp_path, tmp_path / "mlx", format="mlx")

@@ -226,3 +226,9 @@ def test_strict_does_not_accept_current_outputs_that_left_rows_aside(tmp_path):
     assert shout(source, tmp_path / "out.jsonl").current
     with pytest.raises(StepError, match="--strict stops"):
         shout(source, tmp_path / "out.jsonl", strict=True)
+
+
+def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path):
+    source = data(tmp_path / "in.jsonl", 5)
+    with pytest.raises(UsageError, match="is a folder"):
+        shout(source, tmp_path)

@@ -365,6 +365,8 @@ def _refuse_same(inputs: list[Path], outputs: list[Path], beside: Sequence[Path]
     written: set[Path] = set()
     for path in outputs:
         found = path.resolve()
+        if found.is_dir():
+            raise UsageError(f"output {path} is a folder; name a file in it")
         if found in taken:
             raise UsageError(f"output {path} is also an input; choose another name, inputs are never overwritten")
         if found in written:

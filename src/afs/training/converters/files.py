@@ -270,11 +270,16 @@ def convert_folder(folder: Path | str, output: Path | str | None = None, **optio
     made = _converter(options.pop("converter", None), options.get("format", "alpaca"),
                       options.get("thinking", "separate"), options.get("system"), options.get("template"))  # fmt: skip
     where = expand(output) if output is not None else folder.with_name(f"{folder.name}_{made.name}")
-    results = []
+    targets: dict[str, Path] = {}
     for path in found:
         name = _SPLITS[stem(path)] if made.layout == "folder" else stem(path)
-        results.append(convert_file(path, where / f"{name}{made.extension}", **options))
-    return results
+        if name in targets:
+            raise UsageError(f"{targets[name].name} and {path.name} would both become {name}{made.extension}; move one "
+                             f"of them out of {folder}")  # fmt: skip
+        targets[name] = path
+    # A split may be empty (a test share of 0, few rows); a file that holds nothing is left out.
+    return [convert_file(path, where / f"{name}{made.extension}", **options) for name, path in targets.items()
+            if path.stat().st_size or len(targets) == 1]  # fmt: skip
 
 
 def _begins_with_thinking(path: Path) -> bool:
