@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afs.step import How, StepError, UsageError, read_manifest
-from afs.training.splitter import SPLITS, split_dataset, stratum_targets
+from afs.training.splitter import SPLITS, load_assignments, split_dataset, stratum_targets
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdgmnrst"]
 RATIOS = (Fraction(8, 10), Fraction(1, 10), Fraction(1, 10))
@@ -374,3 +374,16 @@ def test_a_key_that_no_row_has_is_no_stratum(tmp_path, key):
     source = write(tmp_path / "in.jsonl", [row(n) for n in range(9)])
     with pytest.raises(UsageError, match="no row has the key"):
         split_dataset(source, tmp_path / "splits", stratify_by=key)
+
+
+def test_earlier_assignments_take_few_bytes_a_row(tmp_path):
+    import tracemalloc
+
+    count = 100_000
+    (tmp_path / "assignments.jsonl").write_text("".join(
+        f'{{"key":"text:{(n * 0x9E3779B97F4A7C15) % 2**64:016x}","split":"{SPLITS[n % 3]}"}}\n' for n in range(count)))
+    tracemalloc.start()
+    loaded = load_assignments(tmp_path / "assignments.jsonl")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(loaded["text"][0]) == count and peak < 40 * count + 2**20

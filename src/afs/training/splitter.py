@@ -24,6 +24,7 @@ The rules in full:
 from __future__ import annotations
 
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -235,23 +236,23 @@ def load_assignments(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     if not path.is_file():
         return {}
-    found: dict[str, tuple[list[int], list[int]]] = {}
+    found: dict[str, tuple[array, array]] = {}
     with open(path, "rb") as source:
         for number, raw in enumerate(source, 1):
             try:
                 line = orjson.loads(raw)
                 kind, _, code = line["key"].partition(":")
-                keys, splits = found.setdefault(kind, ([], []))
+                keys, splits = found.setdefault(kind, (array("Q"), array("b")))
                 keys.append(int(code, 16))
                 splits.append(SPLITS.index(line["split"]))
-            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 raise StepError(f"{path}:{number} is no assignment ({error}); restore the file, or remove it to deal "
                                 f"all rows anew") from error  # fmt: skip
     loaded = {}
     for kind, (keys, splits) in found.items():
-        array = np.array(keys, "u8")
-        order = np.argsort(array, kind="stable")
-        loaded[kind] = (array[order], np.array(splits, "i1")[order])
+        codes = np.frombuffer(keys, "u8")
+        order = np.argsort(codes, kind="stable")
+        loaded[kind] = (codes[order], np.frombuffer(splits, "i1")[order])
     return loaded
 
 
