@@ -232,3 +232,14 @@ def test_an_output_that_is_a_folder_is_refused_before_the_work(tmp_path):
     source = data(tmp_path / "in.jsonl", 5)
     with pytest.raises(UsageError, match="is a folder"):
         shout(source, tmp_path)
+
+
+def _killed(part: int) -> int:
+    if part == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return part
+
+
+def test_a_killed_worker_is_an_engine_error():
+    with pytest.raises(EngineError, match="killed, or out of memory"):
+        list(run_parts(_killed, range(6), 2))

@@ -28,7 +28,7 @@ def run_parts(
         workers: processes on this machine; 1 runs in this process. Ray: tasks at a time, 0 = as many as it has CPUs.
 
     Raises:
-        EngineError: no such engine, or Ray is not installed.
+        EngineError: no such engine, Ray is not installed, or (while the results are taken) a worker was killed.
         ValueError: fewer than 0 workers.
     """
     if engine not in ENGINES:
@@ -42,7 +42,7 @@ def run_parts(
 
 
 def _in_processes(function: Callable[[Any], Any], parts: Iterable[Any], workers: int) -> Iterator[Any]:
-    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
     from multiprocessing import get_context
 
     # Spawn: a fork of a process with threads (progress bar, DuckDB) may inherit a held lock.
@@ -55,6 +55,10 @@ def _in_processes(function: Callable[[Any], Any], parts: Iterable[Any], workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except BrokenExecutor as error:
+            raise EngineError("a worker process ended before its work: killed, or out of memory; run again with fewer "
+                              'workers (a script that asks for workers needs `if __name__ == "__main__":`)'
+                              ) from error  # fmt: skip
         finally:
             for future in pending:
                 future.cancel()
