@@ -18,6 +18,8 @@ from afs.cli import main
 from afs.step import StepError, UsageError
 from afs.training.exports.agents import export_claude_to_jsonl, export_codex_to_jsonl, export_gemini_to_jsonl
 from afs.training.exports.antigravity import export_antigravity_to_jsonl
+from afs.training.exports.history import export_history_to_jsonl
+from afs.training.exports.memory import export_memory_to_jsonl
 from afs.training.health import validate_jsonl
 from afs.training.redaction import redact_jsonl
 
@@ -838,3 +840,45 @@ def test_a_threshold_asks_for_the_filter_and_a_limit_is_checked(tmp_path, capsys
     assert main([*command, "--no-require-quality", "--min-quality-score", "0.5"]) == 0
     assert len(rows(tmp_path / "o.jsonl")) == 2
     assert main([*command, "--limit", "0"]) == 2 and "--limit 0" in capsys.readouterr().err
+
+
+def test_names_of_files_that_become_ids_are_redacted(tmp_path):
+    log = Claude()
+    log.user("Ask")
+    log.say("Answer")
+    for line in log.lines:
+        del line["sessionId"]
+    log.write(tmp_path / "c", name=EMAIL)
+    [row], _ = claude(tmp_path)
+    assert row["_metadata"]["session_id"] == "<EMAIL:1>"
+    write(tmp_path / f"x/sessions/rollout-{EMAIL}.jsonl", [
+        {"type": "response_item", "payload": {"type": "message", "role": role, "content": [{"text": role}]}}
+        for role in ("user", "assistant")])  # fmt: skip
+    export_codex_to_jsonl(tmp_path / "x.jsonl", [tmp_path / "x"])
+    said = [{"id": "1", "type": "user", "content": "Ask"}, {"id": "2", "type": "gemini", "content": "Yes"}]
+    write(tmp_path / f"g/tmp/p/chats/session-{EMAIL}.json", [json.dumps({"messages": said})])
+    export_gemini_to_jsonl(tmp_path / "g.jsonl", [tmp_path / "g"])
+    for name in ("x.jsonl", "g.jsonl"):
+        assert b"jane" not in (tmp_path / name).read_bytes() and len(rows(tmp_path / name)) == 1
+
+
+@pytest.mark.parametrize("depth", [300, 1010])
+def test_nesting_deeper_than_can_be_written_is_counted(depth, tmp_path):
+    log = Claude()
+    log.user("Ask")
+    log.block({"type": "tool_use", "id": "t1", "name": "X", "input": "@@"})
+    log.result("t1", "r")
+    log.say("Answer")
+    path = log.write(tmp_path / "c")
+    nested = "[" * depth + "]" * depth
+    path.write_text(path.read_text().replace('"@@"', nested))
+    for view in ("turns", "trajectory", "tools"):
+        assert claude(tmp_path, view=view)[1].total == 1
+    good = '{"type":"model","payload":{"prompt":"p","response":"r"},"instruction":"q","output":"a"}'
+    tool = f'{{"type":"tool","op":"x","payload":{{"input":{nested},"output":"b"}}}}'
+    write(tmp_path / "h/events_1.jsonl", [tool, good])
+    result = export_history_to_jsonl(tmp_path / "h.jsonl", tmp_path / "h", include_tools=True)
+    assert result.total == (2 if depth < 900 else 1) and result.report.counts.quarantined == (depth > 900)
+    write(tmp_path / "m/m.jsonl", [f'{{"instruction":"a","output":"b","_metadata":{{"x":{nested}}}}}', good])
+    result = export_memory_to_jsonl(tmp_path / "m.jsonl", tmp_path / "m")
+    assert result.total == 1 and result.report.counts.filtered == 1 and "cannot be written" in result.summary()

@@ -97,7 +97,7 @@ def _records(reader: LogReader, item: Found, keys: tuple[str, ...], limit: int) 
         found = list(_objects(raw))
         if not found:
             coverage.count(f"key {key}", logs.BAD)
-            reader.on_bad(BadRow(item.name, 0, 0, len(raw), f"value of {key} holds no JSON object", b""))
+            reader.on_bad(BadRow(reader.name(item.name), 0, 0, len(raw), f"value of {key} holds no JSON object", b""))
         for record in found:
             text = json.dumps(record, sort_keys=True)
             if text in seen:
@@ -235,7 +235,8 @@ def _made(reader: LogReader, record: dict[str, Any], item: Found, shape: Shape, 
     about = {k: record[k] for k in _ABOUT if record.get(k) not in (None, "", _SAME)}
     return Made(TrainingSample(
         instruction=ask or "Complete the task.", output=answer, input=context, domain=shape.domain,
-        source=shape.source, timestamp=texts.get("timestamp", ""), _metadata={"log": item.name, "antigravity": about},
+        source=shape.source, timestamp=texts.get("timestamp", ""),
+        _metadata={"log": reader.name(item.name), "antigravity": about},
     ))  # fmt: skip
 
 

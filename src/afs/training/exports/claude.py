@@ -316,7 +316,8 @@ class _Builder:
     # --- the whole ---
 
     def sessions(self, item: Found, name: str) -> list[Session]:
-        base = item.path.name.split(".")[0]
+        # From the redacted name: it becomes the id of a log that has none.
+        base = name.rsplit("/", 1)[-1].split(".")[0]
         own_file = "subagents" in item.name.split("/") or base.startswith("agent-")
         models = [m.model for t in self.threads.values() for m in t.messages.values() if m.model and not m.mark]
         info = {**self.info, **({"model": models[-1]} if models else {})}

@@ -267,7 +267,7 @@ class _Builder:
         return last
 
     def session(self, item: Found, name: str) -> Session:
-        base = item.path.name.removesuffix(".zst").removesuffix(".jsonl")
+        base = name.rsplit("/", 1)[-1].removesuffix(".zst").removesuffix(".jsonl")
         if self.model:
             self.info["model"] = self.model
         made = Session("codex", self.id or base[-36:], name, self.path, self.branches, info=self.info)

@@ -153,15 +153,16 @@ class Decoder:
             log.rewound.append((ids[start - 1] if start else None, lost, line))
 
     def _session(self, item: Found, log: _Log) -> Session:
-        base = item.path.name.rsplit(".", 1)[0]
-        made = Session("gemini", str(log.about.get("sessionId") or base), self.reader.name(item.name))
+        name = self.reader.name(item.name)
+        base = name.rsplit("/", 1)[-1].removesuffix(".jsonl").removesuffix(".json")
+        made = Session("gemini", str(log.about.get("sessionId") or base), name)
         for line, value in log.messages.values():
             made.path += self._made(item, line, value)
         for fork, lost, line in log.rewound:
             path = [m for at, value in lost for m in self._made(item, at, value)]
             kept = next((m for m in made.path if m.role == "user" and not m.mark and m.line > line), None)
             made.branches.append(Branch(fork, path, kept))
-        parts = item.name.split("/")
+        parts = name.split("/")
         if len(parts) >= 3 and parts[-3] == "chats":
             made.parent = parts[-2]
         elif log.about.get("kind") == "subagent":

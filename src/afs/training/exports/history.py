@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def export_history_to_jsonl(
     def units(reader: LogReader) -> Iterator[Made]:
         for item in files:
             for record in reader.records(item):
-                yield _made(reader, item, record, wanted, shape, tool_domain)
+                make = partial(_made, reader, item, record, wanted, shape, tool_domain)
+                if made := reader.take(item, record.line, record.value, make):
+                    yield made
 
     settings = {"payloads": _payloads(root) if files else "", "types": sorted(wanted),
                 "domain": shape.domain, "tool_domain": tool_domain,

@@ -204,8 +204,11 @@ class LogReader:
         """
         try:
             return function()
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
-            raw = orjson.dumps(value, default=str)
+        except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
+            try:
+                raw = orjson.dumps(value, default=str)
+            except TypeError:  # nested deeper than 254 levels; file and line find it
+                raw = b""
             self.coverage.count("(line)", BAD)
             reason = f"not the shape of this format: {type(error).__name__}: {error}"
             self.on_bad(BadRow(self.name(found.name), line, 0, len(raw), reason, raw))

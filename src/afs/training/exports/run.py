@@ -149,12 +149,16 @@ def _write(export: Export, reader: LogReader, score: Any, step: Step, out: Any) 
             made = _once(made, seen)
         if made.fate == "out" and limit is not None and out.rows >= limit:
             made = Made(None, "filtered", "beyond --limit")
+        row = made.row.to_dict() if isinstance(made.row, TrainingSample) else made.row
+        if made.fate == "out":
+            try:
+                out.write(row)
+            except (TypeError, RecursionError) as error:  # nested deeper than 254 levels, numbers beyond 64 bits
+                made = Made(None, "filtered", f"row that cannot be written as JSON ({error})")
         setattr(counts, made.fate, getattr(counts, made.fate) + 1)
         if made.fate != "out":
             left_out[made.reason] = left_out.get(made.reason, 0) + 1
             continue
-        row = made.row.to_dict() if isinstance(made.row, TrainingSample) else made.row
-        out.write(row)
         domain = row.get("domain", "general")
         step.by_domain[domain] = step.by_domain.get(domain, 0) + 1
     bad = export.coverage.total(logs.BAD)

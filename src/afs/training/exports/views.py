@@ -148,7 +148,10 @@ def cut(text: str, limit: int) -> str:
 
 
 def _arguments(call: ToolCall) -> str:
-    return call.input if isinstance(call.input, str) else json.dumps(call.input, ensure_ascii=False)
+    try:
+        return call.input if isinstance(call.input, str) else json.dumps(call.input, ensure_ascii=False)
+    except RecursionError:
+        return "(nested too deep to be written)"
 
 
 # --- chat messages ----------------------------------------------------------------------------------------------------
