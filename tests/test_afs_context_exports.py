@@ -136,6 +136,25 @@ def test_codex_import_writes_nowhere_else(tmp_path):
         import_codex_history(tmp_path / "h/history", [tmp_path / "x"], limit=0)
 
 
+def test_codex_import_with_system_messages(tmp_path):
+    told = {"timestamp": "2026-02-01T00:00:00Z", "type": "response_item",
+            "payload": {"type": "message", "role": "developer", "content": [{"text": f"Be brief, {EMAIL}"}]}}
+    rollout(tmp_path, "10-00-00-aaaa", [meta("s1"), told, *TURN])
+    command = ["codex-history-import", "--root", str(tmp_path / "x"), "--history-root", str(tmp_path / "h")]
+    assert run(*command, "--include-system") == 0
+    found = [e for path in (tmp_path / "h").glob("*.jsonl") for e in rows(path) if e["type"] == "model"]
+    assert found and all(e["payload"]["system"].startswith("Be brief, <EMAIL:1>") for e in found)
+
+
+def test_snapshot_takes_what_a_database_has_not_yet_put_away(tmp_path):
+    base = tmp_path / "db"
+    base.mkdir()
+    (base / "state.vscdb").write_bytes(b"1")
+    (base / "state.vscdb-wal").write_bytes(b"2")
+    found = snapshot_logs(tmp_path / "set", {"antigravity": [base]})
+    assert found.copied == 2
+
+
 def test_a_payload_that_came_back_is_read(tmp_path):
     root = tmp_path / "user/.context/history"
     events(root)

@@ -76,7 +76,7 @@ def training_codex_history_import_command(args: argparse.Namespace) -> int:
 
     found = import_codex_history(
         args.history_root, args.root, dry_run=args.dry_run,
-        **_given(args, "scan_roots", "max_scan_depth", "tools", "max_tool_output_chars", "limit", "redact",
+        **_given(args, "scan_roots", "max_scan_depth", "tools", "system", "max_tool_output_chars", "limit", "redact",
                  "rules_file"),
     )  # fmt: skip
     return show_data(args, found.to_dict(), found.summary())
@@ -213,6 +213,8 @@ def _register_raw(training_sub: argparse._SubParsersAction) -> None:
     imported = training_sub.add_parser("codex-history-import", help="Codex sessions into the event history")
     imported.add_argument("--history-root", help="default ~/.context/history")
     _root_options(imported, "codex", 4000)
+    imported.add_argument("--include-system", dest="system", action="store_const", const=True,
+                          help="with system and developer messages")  # fmt: skip
     imported.add_argument("--limit", type=int, help="events to add at most")
     _redaction_options(imported)
     imported.add_argument("--dry-run", action="store_true", help="count, write nothing")

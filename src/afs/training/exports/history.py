@@ -27,7 +27,7 @@ from afs.training.exports.agents import split_options
 from afs.training.exports.logs import Coverage, Found, LogReader, Record
 from afs.training.exports.memory import context_root
 from afs.training.exports.run import Export, ExportResult, run_export
-from afs.training.exports.session import OK
+from afs.training.exports.session import OK, SYSTEM
 from afs.training.exports.views import Made
 from afs.training.redaction import RedactionReport, Redactor
 
@@ -224,13 +224,15 @@ def import_codex_history(
     scan_roots: list[Path | str] | None = None,
     max_scan_depth: int = 4,
     tools: bool = True,
+    system: bool = False,
     max_tool_output_chars: int = 4000,
     limit: int | None = None,
     redact: bool = True,
     rules_file: Path | str | None = None,
     dry_run: bool = False,
 ) -> ImportResult:
-    """Write the turns (and tool calls) of Codex sessions as history events, in the day's file of their time.
+    """Write the turns (and tool calls) of Codex sessions as history events, in the day's file of their time; with
+    `system` also the system and developer messages, in the payload of model events.
 
     The id of an event is a hash of its content and place, so a second run finds all of them there.
 
@@ -252,7 +254,7 @@ def import_codex_history(
     days: dict[str, dict[str, dict[str, Any]]] = {}
     for session in codex.Decoder(reader, coverage).sessions(files):
         result.sessions += 1
-        for event in _events(session, tools, max_tool_output_chars, coverage):
+        for event in _events(session, tools, system, max_tool_output_chars, coverage):
             # The timestamp becomes a file name, and a log may hold any text there.
             day = event["timestamp"][:10].replace("-", "") if _DAY.match(event["timestamp"]) else "00000000"
             days.setdefault(day, {}).setdefault(event["id"], event)
@@ -263,9 +265,10 @@ def import_codex_history(
     return result
 
 
-def _events(session: Any, tools: bool, limit: int, coverage: Coverage) -> Iterator[dict[str, Any]]:
+def _events(session: Any, tools: bool, system: bool, limit: int, coverage: Coverage) -> Iterator[dict[str, Any]]:
     from afs.training.exports.views import cut
 
+    told = "\n\n".join(m.text for m in session.path if m.mark == SYSTEM and m.text) if system else ""
     for turn in session.turns():
         answer = turn.answer
         if turn.outcome != OK or answer.repeated:
@@ -274,7 +277,8 @@ def _events(session: Any, tools: bool, limit: int, coverage: Coverage) -> Iterat
             continue
         about = {"session_id": session.id, "model": answer.model, "log": session.file, "line": turn.ask.line}
         yield _event("model", "codex", answer.timestamp, about,
-                     {"prompt": turn.ask.text, "response": answer.text})  # fmt: skip
+                     {**({"system": told} if told else {}), "prompt": turn.ask.text,
+                      "response": answer.text})  # fmt: skip
         for call in turn.calls if tools else ():
             if call.output is not None:
                 yield _event("tool", call.name, answer.timestamp, {**about, "success": not call.error, "call": call.id},

@@ -106,7 +106,8 @@ def snapshot_logs(
 
 
 def _wanted(name: str) -> bool:
-    return name.endswith(_LOGS) or name.endswith(".vscdb")
+    # What was written last may still lie in the write-ahead log beside a database.
+    return name.endswith((*_LOGS, ".vscdb", ".vscdb-wal"))
 
 
 def _listed(listing: Path) -> dict[str, dict[str, Any]]:
