@@ -163,6 +163,20 @@ def test_scorer(tool, game):
     assert other.version != scorer.version, "another context may give another verdict"
 
 
+def test_copies_of_a_context_have_one_key(tool, game, tmp_path):
+    def key(root):
+        return AsarValidator(AsarConfig(path=tool, include_paths=(root,))).context_key()
+
+    copy = Path(shutil.copytree(game, tmp_path / "copy"))
+    os.utime(copy / "Core/symbols.asm", (1, 1))
+    (copy / ".git").mkdir()
+    (copy / ".git/index").write_bytes(b"x")
+    assert key(copy) == key(game)
+    (copy / "Core/symbols.asm").write_text("!HP = $7EF36E\nmacro wait(n)\nendmacro\nPlaySound:\n")  # same length
+    os.utime(copy / "Core/symbols.asm", (1, 1))
+    assert key(copy) != key(game)
+
+
 def test_settings_are_checked(tmp_path):
     for wrong in ({"tool": "nasm"}, {"timeout": 0}, {"workers": 0}, {"mapping": "rom"}):
         with pytest.raises(UsageError):

@@ -26,7 +26,7 @@ from typing import Any
 
 from afs.discriminator.blocks import Block, code_blocks
 from afs.discriminator.opcodes import split_comment
-from afs.step import UsageError, expand
+from afs.step import UsageError, content_hash, expand
 
 TOOLS = {"asar": ("asar", "asar.exe", "asar-cli"), "ca65": ("ca65",)}
 NO_CODE = "not applicable: no 65816 assembly in the output"
@@ -136,16 +136,17 @@ class AsarValidator:
         return found.group() if found else "0"
 
     def context_key(self) -> str:
-        """A hash of everything besides the answer that decides a verdict."""
+        """A hash of everything besides the answer that decides a verdict; equal for every copy of the context."""
         c = self.config
         digest = hashlib.sha256(repr((c.tool, c.mapping, c.defines, c.stub_undefined)).encode())
         for path in self._prelude():
             digest.update(path.read_bytes())
         for root in self._roots():
             for path in sorted(root.rglob("*")):
-                if path.is_file() and not path.is_symlink():
-                    stat = path.stat()
-                    digest.update(f"{path.relative_to(root)}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+                name = path.relative_to(root).as_posix()
+                if path.is_file() and not path.is_symlink() and ".git" not in name.split("/"):
+                    found = content_hash(path) if os.access(path, os.R_OK) else "unreadable"
+                    digest.update(f"{name}:{found}".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:8]
 
     def validate(self, text: str) -> Validation:
