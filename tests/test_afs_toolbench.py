@@ -124,6 +124,20 @@ def test_a_conversation_that_stands_there_twice_is_one_sample(tmp_path):
     assert validate_jsonl(tmp_path / "out.jsonl").ok
 
 
+def test_odd_roles_and_answers_are_named_not_fatal(tmp_path):
+    def finish(answer):
+        text = f'Action: Finish\nAction Input: {{"return_type": "give_answer", "final_answer": {answer}}}'
+        return [{"from": "user", "value": "Q"}, {"from": "assistant", "value": text}]
+
+    talks = [finish('"ok"'), finish('"\\ud83d cut"'), [{"from": ["a"], "value": "Q"}], finish("[" * 5000 + "]" * 5000)]
+    path = tmp_path / "toolllama_train.json"
+    path.write_text(json.dumps([{"id": str(n), "conversations": talk} for n, talk in enumerate(talks)]))
+    result = export_toolbench_to_jsonl(path, tmp_path / "out.jsonl")
+    assert [s.output for s in load_samples(tmp_path / "out.jsonl")] == ["ok", "\ufffd cut"]
+    reasons = [orjson.loads(x)["reason"] for x in (tmp_path / "out.quarantine.jsonl").read_bytes().splitlines()]
+    assert result.report.counts.quarantined == 2 and "unknown role" in reasons[0]
+
+
 def test_bad_rows_are_named_by_line_and_byte(tmp_path):
     as_json(tmp_path / "in", indent=1)
     export_toolbench_to_jsonl(tmp_path / "in", tmp_path / "out.jsonl")

@@ -25,7 +25,7 @@ from afs.generators.base import TrainingSample
 from afs.jsonl import BadRow, Counts, read_rows
 from afs.step import How, Report, Step, StepError, UsageError
 from afs.training.exports.json_rows import array_rows
-from afs.training.redaction import Redactor
+from afs.training.redaction import Redactor, whole_letters
 
 SPLITS = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "eval", "dev"}}
 """Split -> words in a file's name that mark it."""
@@ -105,7 +105,7 @@ def _turn(message: Any) -> Turn:
         raise RowError(f"a message must be an object, found {type(message).__name__}")
     role = message.get("from", message.get("role"))
     text = message.get("value", message.get("content"))
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise RowError(f"unknown role {role!r}; known: {', '.join(_ROLES)}")
     call = message.get("function_call")
     found = None
@@ -166,10 +166,14 @@ def final_answer(step: Said) -> str:
                          else f"finished with return_type {str(how)[:40]!r}")  # fmt: skip
     answer = value.get("final_answer")
     if not isinstance(answer, str) and answer is not None:
-        answer = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+        try:
+            answer = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+        except RecursionError:
+            raise RowError("the final answer is nested too deep to be written") from None
     if not answer or not answer.strip():
         raise Unfinished("the final answer is empty")
-    return answer.strip()
+    # A text that was cut inside an emoji cannot be written as UTF-8.
+    return whole_letters(answer.strip())
 
 
 def to_sample(found: Conversation, source: str, file: str, line: int) -> TrainingSample:
