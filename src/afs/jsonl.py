@@ -367,13 +367,13 @@ class AtomicWriter:
         if self._waiting > _CHUNK:
             self._flush()
 
-    def write_all(self, rows: list[bytes]) -> None:
-        """Rows as they are, each with a line feed."""
+    def write_all(self, blocks: list[bytes], rows: int | None = None) -> None:
+        """Blocks of whole lines, each without its last line feed; `rows` of them in all (default one per block)."""
         self._flush()
         out = self._out or self._raw
-        for at in range(0, len(rows), _BATCH):
-            out.write(b"\n".join([*rows[at : at + _BATCH], b""]))
-        self.rows += len(rows)
+        for at in range(0, len(blocks), _BATCH):
+            out.write(b"\n".join([*blocks[at : at + _BATCH], b""]))
+        self.rows += len(blocks) if rows is None else rows
 
     def write_bytes(self, block: bytes, rows: int) -> None:
         """Whole lines at once, each with its line feed."""

@@ -30,6 +30,7 @@ PART_BYTES = 1 << 20  # larger parts leave the cache and cost a third more, meas
 MAX_NAMES = 10_000
 OTHER = "(other)"
 _RUN_BYTES = 1 << 18
+_SLACK = 1 << 16  # how far a part's last line may reach beyond it on the fast path
 _COPY_ROWS = 1 << 12
 
 
@@ -316,25 +317,29 @@ def _clean_block(part: Part, max_line: int) -> tuple[list[int], list[bytes], lis
 
 
 def block_of(part: Part) -> tuple[bytes, int] | None:
-    """The lines that begin in the part, whole, and the offset of the first; None when a line is longer than a part."""
-    with open(part.path, "rb") as source:
-        source.seek(max(part.start - 1, 0))
-        data = source.read(part.end - max(part.start - 1, 0))
-        begin = 0
-        if part.start:
-            begin = data.find(b"\n") + 1
-            if not begin:
-                return None
-        if begin < len(data) and not data.endswith(b"\n"):
-            tail = source.readline(PART_BYTES)
-            if len(tail) == PART_BYTES:
-                return None
-            data += tail
-    if not part.start and data.startswith(UTF8_MARK):
-        begin = 3
+    """The lines that begin in the part, whole, and the offset of the first; None when a line is very long."""
+    start = max(part.start - 1, 0)
+    wanted = part.end - start + _SLACK
+    with open(part.path, "rb", buffering=0) as source:
+        data = os.pread(source.fileno(), wanted, start)
+    begin = 0
+    if part.start:
+        # The line that begins before the part belongs to the part before it.
+        begin = data.find(b"\n") + 1
+        if not begin:
+            return None
+    elif data.startswith(UTF8_MARK):
+        begin = len(UTF8_MARK)
         if len(data) == begin:
             return None
-    return data[begin:], max(part.start - 1, 0) + begin
+    if part.start and start + begin >= part.end:
+        return b"", start + begin
+    stop = data.find(b"\n", part.end - start - 1) + 1
+    if not stop:
+        if len(data) == wanted:
+            return None
+        stop = len(data)
+    return data[begin:stop], start + begin
 
 
 @dataclass
@@ -454,15 +459,17 @@ def copy_rows(index: Index, order: Sequence[int] | np.ndarray, writer: AtomicWri
             stops = np.append(starts[1:], len(chosen)) - 1
             runs = zip(files[starts].tolist(), offsets[starts].tolist(), ends[stops].tolist(),
                        (stops - starts + 1).tolist(), strict=True)  # fmt: skip
-            alone: list[bytes] = []
+            pieces: list[bytes] = []
+            small = 0
             for file, start, end, rows in runs:
-                if rows == 1:
-                    alone.append(_pread(handles[file], end - start, start))
-                else:
-                    writer.write_all(alone)
-                    alone = []
-                    _copy_block(handles[file], start, end, rows, writer)
-            writer.write_all(alone)
+                if end - start <= _RUN_BYTES:
+                    pieces.append(_pread(handles[file], end - start, start))
+                    small += rows
+                    continue
+                writer.write_all(pieces, small)
+                pieces, small = [], 0
+                _copy_block(handles[file], start, end, rows, writer)
+            writer.write_all(pieces, small)
 
 
 def _pread(handle: int, length: int, offset: int) -> bytes:

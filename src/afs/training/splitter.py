@@ -47,6 +47,7 @@ _NO_DOCUMENT = frozenset(("", "augmented", "unknown"))
 _VIEWED = frozenset(RowView.__struct_fields__) - {"raw_metadata", "other"}
 _EMPTY = frozenset(("teacher_model", "teacher_prompt", "timestamp", "sample_id", "input"))  # "" there is no value
 _KINDS = ("text", "session", "source")
+_ENDS = tuple(f'","split":"{name}"}}'.encode() for name in SPLITS)
 
 
 @dataclass
@@ -493,13 +494,11 @@ class _Plan:
                 else:
                     codes, of = np.zeros(0, "u8"), np.zeros(0, "i1")
                 codes, of = _merged(known.get(kind), codes, of)
+                head = f'{{"key":"{kind}:'.encode()
                 for at in range(0, len(codes), 4096):
-                    digits = codes[at : at + 4096].astype(">u8").tobytes().hex()
-                    places = of[at : at + 4096].tolist()
-                    out.write_all([
-                        f'{{"key":"{kind}:{digits[16 * n : 16 * n + 16]}","split":"{SPLITS[place]}"}}'.encode()
-                        for n, place in enumerate(places)
-                    ])  # fmt: skip
+                    digits = codes[at : at + 4096].astype(">u8").tobytes().hex().encode()
+                    out.write_all([head + digits[16 * n : 16 * n + 16] + _ENDS[place]
+                                   for n, place in enumerate(of[at : at + 4096].tolist())])  # fmt: skip
 
     def _report(self, index: Index, split: np.ndarray, held: np.ndarray, leaks: dict[str, int]) -> None:
         step = self.step
