@@ -141,3 +141,32 @@ def test_the_model_of_a_recipe_lies_below_its_folder(tmp_path):
     path = two_sources(tmp_path, '[score]\nelectra = "no/model"\n')
     with pytest.raises(UsageError, match=str(tmp_path / "no" / "model")):
         run_recipe(path)
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    ("[mix]\nweights = 3", "weights must be a table"), ('[convert]\nformats = "openai"', "formats must be a list"),
+    ('[score]\nmin_score = "0.5"', "min_score must be a number"), ('[split]\ntrain = "0.8"', "train must be a number"),
+    ("[[split]]\ntrain = 0.8", "split must be a table"), ("[rehearsal]\nratio = 0.3", "needs the key 'buffer'"),
+    ('[deliver]\nfile = "x"', "needs the key 'to'"), ("[mix]\nmax_total = true", "must be a whole number"),
+])  # fmt: skip
+def test_a_wrong_value_is_named_before_anything_is_done(tmp_path, text, part):
+    rows_in(tmp_path / "in" / "a.jsonl", "first", 3)
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'out = "out"\n[[source]]\nname = "a"\ninput = "in/a.jsonl"\n{text}\n')
+    with pytest.raises(UsageError, match=part):
+        run_recipe(path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    ('seed = "x"\n[[source]]\nname = "a"\ninput = "in/a.jsonl"', "seed must be a whole number"),
+    ('[source]\nname = "a"\ninput = "in/a.jsonl"', "two brackets"),
+    ('[[source]]\nname = "a"\ninput = "in/no.jsonl"', "is no file"),
+    ('[[source]]\nname = 1\ninput = "in/a.jsonl"', "name must be a text"),
+    ('[[source]]\nname = "a"\ninput = "in/a.jsonl"\nlimit = 2', "all rows are taken"),
+])  # fmt: skip
+def test_a_wrong_source_is_named(tmp_path, text, part):
+    rows_in(tmp_path / "in" / "a.jsonl", "first", 3)
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(UsageError, match=part):
+        run_recipe(tmp_path / "recipe.toml")

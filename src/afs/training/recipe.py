@@ -34,18 +34,26 @@ from afs.step import (
     write_manifest,
 )
 
-_KEYS = {
-    "": {"name", "out", "seed", "title", "license", "description", "source", "score", "dedup", "mix", "rehearsal",
-         "split", "convert", "deliver"},
-    "source": {"name", "generator", "path", "input", "limit"},
-    "score": {"profile", "min_score", "electra", "symbols", "use_asar", "use_electra"},
-    "dedup": {"near", "text"},
-    "mix": {"weights", "group_by", "max_total", "allow_oversample", "max_repeats", "min_quality_score"},
-    "rehearsal": {"buffer", "ratio", "policy"},
-    "split": {"train", "val", "test", "stratify_by", "near", "group_by"},
-    "convert": {"formats", "thinking", "system", "allow_loss"},
-    "deliver": {"file", "to"},
+_TEXT, _NUMBER, _TEXTS, _TABLE = (str,), (int, float), (list,), (dict,)
+_KEYS: dict[str, dict[str, tuple[type, ...]]] = {
+    "": {"name": _TEXT, "out": _TEXT, "seed": (int,), "title": _TEXT, "license": _TEXT, "description": _TEXT,
+         "source": (list,), "score": _TABLE, "dedup": _TABLE, "mix": _TABLE, "rehearsal": _TABLE, "split": _TABLE,
+         "convert": _TABLE, "deliver": _TABLE},
+    "source": {"name": _TEXT, "generator": _TEXT, "path": _TEXT, "input": _TEXT, "limit": (int,)},
+    "score": {"profile": _TEXT, "min_score": _NUMBER, "electra": _TEXT, "symbols": _TEXTS, "use_asar": (bool,),
+              "use_electra": (bool,)},
+    "dedup": {"near": _NUMBER, "text": _TEXT},
+    "mix": {"weights": _TABLE, "group_by": _TEXT, "max_total": (int,), "allow_oversample": (bool,),
+            "max_repeats": (int,), "min_quality_score": _NUMBER},
+    "rehearsal": {"buffer": _TEXT, "ratio": _NUMBER, "policy": _TEXT},
+    "split": {"train": _NUMBER, "val": _NUMBER, "test": _NUMBER, "stratify_by": _TEXT, "near": _NUMBER,
+              "group_by": _TEXTS},
+    "convert": {"formats": _TEXTS, "thinking": _TEXT, "system": _TEXT, "allow_loss": (bool,)},
+    "deliver": {"file": _TEXT, "to": _TEXT},
 }  # fmt: skip
+_WORDS = {_TEXT: "a text", (int,): "a whole number", _NUMBER: "a number", (list,): "a list", _TABLE: "a table",
+          (bool,): "true or false"}  # fmt: skip
+_NEEDED = {"rehearsal": "buffer", "deliver": "to"}
 
 
 @dataclass(frozen=True)
@@ -109,12 +117,17 @@ def load_recipe(path: Path | str) -> Recipe:
                 if not isinstance(item, dict):
                     raise UsageError(f"recipe {path}: [{section}] must be a table, found {item!r}")
                 _check_keys(item, section, path)
+                if section in _NEEDED and _NEEDED[section] not in item:
+                    raise UsageError(f"recipe {path}: [{section}] needs the key {_NEEDED[section]!r}")
     if not raw.get("source"):
         raise UsageError(f"recipe {path}: it needs at least one [[source]] with generator and path, or input")
     for source in raw["source"]:
         if ("input" in source) == ("generator" in source) or ("generator" in source and "path" not in source):
             raise UsageError(f"recipe {path}: source {source.get('name')!r} needs either `input`, or `generator` and "
                              f"`path`")  # fmt: skip
+        if "limit" in source and "input" in source:
+            raise UsageError(f"recipe {path}: source {source.get('name')!r} is a file, of which all rows are taken; "
+                             f"`limit` goes with a generator, and `max_total` in [mix] with all")  # fmt: skip
         if "name" not in source:
             raise UsageError(f"recipe {path}: every [[source]] needs a name (it is its weight's name too)")
     names = [source["name"] for source in raw["source"]]
@@ -132,6 +145,11 @@ def _check_keys(found: dict[str, Any], section: str, path: Path) -> None:
             near = get_close_matches(key, _KEYS[section], 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(_KEYS[section]))}"
             raise UsageError(f"recipe {path}: unknown key {key!r} in {f'[{section}]' if section else 'the top'}{hint}")
+        value, types = found[key], _KEYS[section][key]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            where = f"[{section}] {key}" if section else key
+            wanted = "[[source]], with two brackets" if key == "source" else _WORDS[types]
+            raise UsageError(f"recipe {path}: {where} must be {wanted}, found {value!r}")
 
 
 def make_generator(name: str, path: Path | str) -> BaseGenerator:
@@ -202,6 +220,8 @@ class _Run:
         for source in self.recipe.raw["source"]:
             if "input" in source:
                 files[source["name"]] = self.recipe.path(source["input"])
+                if not files[source["name"]].is_file():
+                    raise UsageError(f"source {source['name']!r}: {files[source['name']]} is no file; check `input`")
                 continue
             target = self.work / f"{source['name']}.jsonl"
             fresh = self.work / f"{source['name']}.new.jsonl"
