@@ -882,3 +882,19 @@ def test_nesting_deeper_than_can_be_written_is_counted(depth, tmp_path):
     write(tmp_path / "m/m.jsonl", [f'{{"instruction":"a","output":"b","_metadata":{{"x":{nested}}}}}', good])
     result = export_memory_to_jsonl(tmp_path / "m.jsonl", tmp_path / "m")
     assert result.total == 1 and result.report.counts.filtered == 1 and "cannot be written" in result.summary()
+
+
+def test_codex_arguments_with_half_an_emoji(tmp_path):
+    def item(**payload):
+        return {"type": "response_item", "payload": payload}
+
+    write(tmp_path / "x/sessions/rollout-1.jsonl", [
+        item(type="message", role="user", content=[{"text": "Ask"}]),
+        item(type="function_call", name="shell", call_id="k",
+             arguments='{"cmd": "\\ud83d", "n": 123456789012345678901}'),
+        item(type="function_call_output", call_id="k", output='{"output": "cut \\udc00", "metadata": {}}'),
+        item(type="message", role="assistant", content=[{"text": "Answer"}])])  # fmt: skip
+    result = export_codex_to_jsonl(tmp_path / "x.jsonl", [tmp_path / "x"])
+    [row] = rows(tmp_path / "x.jsonl")
+    assert "\ufffd" in row["input"] and "[result] cut \ufffd" in row["input"]
+    assert "123456789012345678901" in row["input"] and not result.coverage.left_out

@@ -297,9 +297,11 @@ def _decoded(arguments: Any) -> Any:
     if not isinstance(arguments, str):
         return arguments
     try:
-        return json.loads(arguments)
-    except ValueError:
+        found = json.loads(arguments)
+    except (ValueError, RecursionError):
         return arguments
+    # Half of a surrogate pair cannot be written.
+    return logs.mend(arguments.encode("utf-8", "replace")) if re.search(r"(?i)\\ud[89a-f]", arguments) else found
 
 
 def _result(output: Any) -> tuple[str, bool]:
