@@ -258,3 +258,11 @@ def test_names_in_the_data_do_not_command_the_terminal(place, capsys):
         main(["training", *command.split()])
         shown = capsys.readouterr()
         assert "\x1b" not in shown.out + shown.err and "\\x1b" in shown.out + shown.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(place):
+    rows = [TrainingSample(instruction=f"q{n}", output="a" * 200_000) for n in range(3)]
+    write_samples(rows, place / "long.jsonl")
+    command = f"{sys.executable} -m afs training view long.jsonl --json | head -c 10; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{"path": "', "")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -140,12 +141,20 @@ def show(args: argparse.Namespace, result: Any, more: dict[str, Any] | None = No
     if args.json:
         report = result.report
         found = {**report.to_dict(), "current": report.current, "dry_run": report.dry_run, **(more or {})}
-        print(json.dumps(_plain(found), ensure_ascii=False))
+        _print(json.dumps(_plain(found), ensure_ascii=False))
     else:
         from afs.step import safe_text  # names in the data must not command the terminal
 
-        print(safe_text(result.summary()))
+        _print(safe_text(result.summary()))
     return OK
+
+
+def _print(text: str) -> None:
+    """Print; a reader that has seen enough (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the end of the process
 
 
 def _plain(value: Any) -> Any:
@@ -163,5 +172,5 @@ def show_data(args: argparse.Namespace, data: Any, text: str) -> int:
     """Print plain data: JSON with --json, else the text."""
     from afs.step import safe_text
 
-    print(json.dumps(_plain(data), ensure_ascii=False, default=str) if args.json else safe_text(text))
+    _print(json.dumps(_plain(data), ensure_ascii=False, default=str) if args.json else safe_text(text))
     return OK
