@@ -309,9 +309,9 @@ class _Counting:
         self.rows += 1
         self.bytes += len(raw) + 1
 
-    def write_all(self, rows: list[bytes]) -> None:
-        for raw in rows:
-            self.write_raw(raw)
+    def write_all(self, blocks: list[bytes], rows: int | None = None) -> None:
+        self.rows += len(blocks) if rows is None else rows
+        self.bytes += sum(map(len, blocks)) + len(blocks)
 
     def write_bytes(self, block: bytes, rows: int) -> None:
         self.rows += rows
