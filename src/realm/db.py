@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
-from filelock import FileLock, Timeout
 from ulid import ULID
 
 from realm.settings import RealmHome
@@ -302,6 +301,8 @@ def migrate(home: RealmHome, wait_s: float = 30.0) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["database"] = home.database  # an option of the configuration may hold no `%`
+    from filelock import FileLock, Timeout  # here, since most commands only read
+
     lock = FileLock(home.run / "migrate.lock", timeout=wait_s)
     try:
         with lock:

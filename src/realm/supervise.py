@@ -15,10 +15,7 @@ import xmlrpc.client
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from filelock import FileLock, Timeout
-
 from realm import db, services
-from realm.arena.child import end_leftover
 from realm.settings import RealmHome
 
 STOP_WAIT_S = 60  # the arena asks its battle to save a checkpoint before it ends
@@ -213,6 +210,8 @@ def _revive(home: RealmHome, states: list[ProcessState], wanted: tuple[str, ...]
 
 @contextlib.contextmanager
 def _one_at_a_time(home: RealmHome):
+    from filelock import FileLock, Timeout  # here, since `status` has half a second and needs no lock
+
     lock = FileLock(home.run / "start.lock", timeout=0)
     try:
         lock.acquire()
@@ -341,6 +340,8 @@ def end_leftovers(home: RealmHome) -> list[str]:
             psutil.wait_procs(alive, timeout=5)
             ended.append(name)
         (home.run / f"{name}.json").unlink(missing_ok=True)
+    from realm.arena.child import end_leftover
+
     if services.noted(home, "arena") is None and end_leftover(home, STOP_WAIT_S) is not None:
         # The arena was killed while its child was inside a long step: it would notice only at that step's end.
         ended.append("battle")
