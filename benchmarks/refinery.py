@@ -31,6 +31,7 @@ SELECTION, CONVERSION = 1.5, 2.0  # × one orjson read-write pass (refinery-rule
 SCORE_CPU_S = 190 / 5  # per million samples of 1.1 GB
 NEAR_CPU_S = 35.0  # per GB
 HELP_S = 0.25
+LOGS_MB, EXPORT_CPU_S = 145.0, 9.0  # contracts D6
 
 PASS = """
 import {module} as codec, sys
@@ -151,6 +152,7 @@ def run(options: Options) -> list[Row]:
         rows = _passes_and_steps(place, source, given)
         rows.append(_near(place, source))
         rows += _planted(place)
+        rows += _sources(place, options.quick)
         rows.append(_help())
         rows += _failure_race(place, given.peer_python)
     return rows
@@ -224,6 +226,32 @@ def _planted(place: Path) -> list[Row]:
     found = measure_planted(place / "planted")
     return [Row("planted near-duplicates found", (found.recall,), "", "high", "≥ 0.9", 0.9),
             Row("… found pairs that were planted", (found.precision,), "", "high", "≥ 0.99", 0.99)]  # fmt: skip
+
+
+def _sources(place: Path, quick: bool) -> list[Row]:
+    """Agent logs with redaction, redaction alone, and a code base, on data made here."""
+    from benchmarks.agent_logs import make_claude_logs
+    from benchmarks.code_bases import make_code_base
+
+    share = 0.1 if quick else 1.0
+    logs, code = place / "logs", place / "code"
+    make_claude_logs(logs, sessions=int(1000 * share), megabytes=LOGS_MB * share)
+    size = make_code_base(code, 6.4 * share)
+    run = [sys.executable, "-c"]
+    export = cost_of([*run, "import sys\nfrom afs.training import export_claude_to_jsonl\n"
+                      "export_claude_to_jsonl(sys.argv[2], [sys.argv[1]])", str(logs), str(place / "claude.jsonl")])
+    redacted = cost_of([*run, _program("redact_jsonl(IN, OUT)"), str(place / "in.jsonl"), str(place / "red.jsonl"), ""])
+    oracle = cost_of([*run, "import sys\nfrom afs.oracle.training_generator import OracleTrainingGenerator\n"
+                      "OracleTrainingGenerator(sys.argv[1]).write(sys.argv[2])", str(code), str(place / "o.jsonl")])
+    speed = (place / "in.jsonl").stat().st_size / MB / redacted.cpu_s
+    return [
+        Row(f"claude-export with redaction, {LOGS_MB * share:.0f} MB", (export.cpu_s,), "CPU-s", "low",
+            f"≤ {EXPORT_CPU_S * share:.1f} CPU-s", EXPORT_CPU_S * share),
+        Row("… peak memory", (export.peak / MB,), "MB", "low", "≤ 150 MB", 150.0),
+        Row("redact", (speed,), "MB per CPU-s", "high", "≥ 40 MB per CPU-s", 40.0),
+        Row("Oracle generator, written", (size / MB / oracle.cpu_s,), "MB of source per CPU-s", "high",
+            "≥ 5 MB per CPU-s", 5.0),
+    ]  # fmt: skip
 
 
 def _help() -> Row:

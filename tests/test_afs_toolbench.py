@@ -113,6 +113,9 @@ def test_both_layouts_give_the_same_samples(layout, tmp_path):
     }  # fmt: skip
     assert result.report.by_source == {"toolbench_train": {**FATES, "duplicates": 0}}
     assert "filtered out: 1 gave up and restarted" in result.summary()
+    turns = result.report.details["turns"]
+    assert turns["user"]["used"] >= result.exported and turns["user"]["left out"] >= 1
+    assert set(turns) <= {"system", "user", "assistant", "function"} and "turns of" in result.summary()
 
 
 def test_a_conversation_that_stands_there_twice_is_one_sample(tmp_path):

@@ -335,9 +335,12 @@ class ToolbenchResult:
         return self.report.details["filtered"]
 
     def summary(self) -> str:
-        """The counts, then the reasons."""
+        """The counts, the turns by role, then the reasons."""
+        turns = self.report.details["turns"]
+        table = [f"{'turns of':10} {'used':>10} {'left out':>10}"]
+        table += [f"{role:10} {n['used']:>10,} {n['left out']:>10,}" for role, n in turns.items()]
         lines = [f"filtered out: {n:,} {reason}" for reason, n in self.reasons.items()]
-        return "\n".join([self.report.summary(), f"{self.exported:,} samples in {self.output}", *lines])
+        return "\n".join([self.report.summary(), *table, f"{self.exported:,} samples in {self.output}", *lines])
 
 
 def export_toolbench_to_jsonl(
@@ -376,6 +379,7 @@ def export_toolbench_to_jsonl(
 def _export(step: Step, output: Path, split: str, limit: int | None, redactor: Redactor | None) -> None:
     rows = _Rows(step.on_bad, step.counts)
     reasons: dict[str, int] = {}
+    turns: dict[str, dict[str, int]] = {}
     seen: set[str] = set()
     family = f"toolbench_{split}"
     with step.writer(output) as out:
@@ -385,10 +389,12 @@ def _export(step: Step, output: Path, split: str, limit: int | None, redactor: R
                     value = redactor.redact(value)
                 try:
                     number = step.counts.read - 1
-                    sample = to_sample(_conversation(value), f"{family}_{number:06}", path.name, line)
+                    talk = _conversation(value)
+                    sample = to_sample(talk, f"{family}_{number:06}", path.name, line)
                 except Unfinished as error:
                     reasons[str(error)] = reasons.get(str(error), 0) + 1
                     step.counts.filtered += 1
+                    _tally(turns, talk, "left out")
                     continue
                 except RowError as error:
                     step.counts.quarantined += 1
@@ -396,8 +402,10 @@ def _export(step: Step, output: Path, split: str, limit: int | None, redactor: R
                     continue
                 if sample.sample_id in seen:
                     step.counts.duplicates += 1
+                    _tally(turns, talk, "left out")
                     continue
                 seen.add(sample.sample_id)
+                _tally(turns, talk, "used")
                 out.write(sample.to_dict())
                 step.counts.out += 1
                 if limit is not None and step.counts.out >= limit:
@@ -418,4 +426,12 @@ def _export(step: Step, output: Path, split: str, limit: int | None, redactor: R
     step.by_source[family] = {"read": counts.read, "out": counts.out, "filtered": counts.filtered,
                               "duplicates": counts.duplicates, "quarantined": counts.quarantined}  # fmt: skip
     step.by_domain[DOMAIN] = counts.out
+    step.details["turns"] = dict(sorted(turns.items()))
     step.details["filtered"] = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _tally(turns: dict[str, dict[str, int]], talk: Conversation, fate: str) -> None:
+    """Count the turns of a conversation by role and fate."""
+    for turn in talk.turns:
+        mine = turns.setdefault(turn.role, {"used": 0, "left out": 0})
+        mine[fate] += 1
