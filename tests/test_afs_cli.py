@@ -266,3 +266,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(place):
     command = f"{sys.executable} -m afs training view long.jsonl --json | head -c 10; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, '{"path": "', "")
+
+
+def test_an_export_takes_its_settings_from_a_named_file(place, capsys):
+    memory = place / "elsewhere" / "memory"
+    memory.mkdir(parents=True)
+    (memory / "a.jsonl").write_bytes(orjson.dumps({"instruction": "q", "output": "an answer"}) + b"\n")
+    (place / "other.toml").write_text(f'[context]\nroot = "{place / "elsewhere"}"\n')
+    assert main("training memory-export --output m.jsonl --config other.toml".split()) == 0
+    assert orjson.loads((place / "m.jsonl").read_bytes())["output"] == "an answer"
+    assert main("training memory-export --output n.jsonl --config=none.toml".split()) == 2
+    assert "none.toml" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(json="--json" in words)
     try:
         if not {"-h", "--help"} & set(words):
-            _use_settings(parser)
+            _use_settings(parser, _config_file(words))
         args = parser.parse_args(words)
         return args.func(args)
     except UsageError as error:
@@ -55,6 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _config_file(words: list[str]) -> str | None:
+    """What an export's `--config` names; it has to be known before the options are read."""
+    if not any(word.endswith("-export") for word in words[:2]):
+        return None
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == "--config":
+            return after
+        if word.startswith("--config="):
+            return word.partition("=")[2]
+    return None
+
+
 _SETTINGS = {"workers": "training.workers", "engine": "training.engine", "seed": "training.seed",
              "score_profile": "training.score_profile", "electra": "models.electra", "registry": "registry.path",
              "context_root": "context.root", "memory_root": "context.memory", "history_root": "context.history",
@@ -62,7 +74,7 @@ _SETTINGS = {"workers": "training.workers", "engine": "training.engine", "seed":
 """Options that take their default from the environment or the configuration file, and the settings they take."""
 
 
-def _use_settings(parser: argparse.ArgumentParser) -> None:
+def _use_settings(parser: argparse.ArgumentParser, file: str | None = None) -> None:
     """Settings of the environment and of `~/.afs/config.toml` become the defaults of the options.
 
     Raises:
@@ -70,7 +82,7 @@ def _use_settings(parser: argparse.ArgumentParser) -> None:
     """
     from afs.config import resolve
 
-    config = resolve()
+    config = resolve(file=file)
     given = {option: config[name] for option, name in _SETTINGS.items() if config.origin(name) != "default"}
     if config.origin("context.root") != "default":
         given["history_root"] = config["context.history"]  # history-export has no --context-root

@@ -126,6 +126,7 @@ def _command(training_sub: argparse._SubParsersAction, name: str, text: str, com
     parser = training_sub.add_parser(name, help=text)
     parser.add_argument("--output", required=True, help="the file to write (.jsonl, .jsonl.gz, .jsonl.zst)")
     parser.add_argument("--domain", help="domain of the rows")
+    parser.add_argument("--config", metavar="FILE", help="settings instead of ~/.afs/config.toml")
     parser.set_defaults(func=command)
     return parser
 
