@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -176,7 +177,7 @@ def _passes_and_steps(place: Path, source: Path, given: argparse.Namespace) -> l
             command = [sys.executable, "-c", _program(call), str(source), str(target), str(buffer)]
             costs.setdefault(name, []).append(cost_of(command))
             for left in place.glob(f"{target.stem}*"):
-                _remove(left)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
     plain = [cost.cpu_s for cost in costs["plain pass: orjson"]]
     found = []
     limit = 100 * MB + 40 * given.rows
@@ -199,15 +200,6 @@ def _passes_and_steps(place: Path, source: Path, given: argparse.Namespace) -> l
         found.append(Row("… peak memory", tuple(c.peak / MB for c in series), "MB", "low", "≤ 100 MB + 40 B per row",
                          limit / MB))  # fmt: skip
     return found
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        for inner in path.iterdir():
-            _remove(inner)
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _near(place: Path, source: Path) -> Row:

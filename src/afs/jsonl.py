@@ -206,6 +206,14 @@ class _GzReader(io.RawIOBase):
         super().close()
 
 
+def file_stem(path: Path) -> str:
+    """The name without `.jsonl`, `.json` and the endings of compression."""
+    name = path.name
+    for ending in (*COMPRESSED, ".jsonl", ".json"):
+        name = name.removesuffix(ending)
+    return name or path.name
+
+
 def open_rows(path: Path | str) -> BinaryIO:
     """The file's (decompressed) bytes for reading; `.gz` and `.zst` go by the name's ending.
 

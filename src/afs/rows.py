@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -233,11 +233,20 @@ NAME = "name"
 """The dtype of a column of names: the extractor returns text, the index holds its place in `names`."""
 
 
+class Columns(Protocol):
+    """An extractor that takes the rows of a part at once and gives a list of values per column."""
+
+    def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> Sequence[Sequence[Any]]: ...
+
+
+Extractor = Callable[[RowView, bytes], tuple] | Columns
+
+
 @dataclass(frozen=True)
 class _Scan:
     """Reads one part. A class, since it travels to worker processes."""
 
-    extract: Callable[[RowView, bytes], tuple]
+    extract: Extractor
     dtypes: tuple[str, ...]
     max_line: int = MAX_LINE
 
@@ -245,7 +254,7 @@ class _Scan:
         counts, bad = Counts(), []
         clean = _clean_block(part, self.max_line)
         if clean is None:
-            seen = list(views(part, bad.append, counts, self.max_line))
+            seen = list(_views_by_line(part, bad.append, counts, self.max_line))
             offsets, raws, shown = [[item[place] for item in seen] for place in (1, 2, 3)]
         else:
             offsets, raws, shown = clean
@@ -276,7 +285,14 @@ def views(
     if clean is not None:
         counts.read += len(clean[1])
         yield from zip(range(1, len(clean[1]) + 1), *clean, strict=True)
-        return
+    else:
+        yield from _views_by_line(part, on_bad, counts, max_line)
+
+
+def _views_by_line(
+    part: Part, on_bad: Callable[[BadRow], None], counts: Counts, max_line: int
+) -> Iterator[tuple[int, int, bytes, RowView]]:
+    """`views` of a part that is not clean: each line is asked what it is."""
     with open_rows(part.path) as source:
         for line, offset, length, raw in lines(source, max_line, (part.start, part.end)):
             if length <= max_line and (not raw or raw.isspace()):
@@ -375,7 +391,7 @@ class _Names:
 def scan(
     paths: Sequence[Path],
     columns: dict[str, str],
-    extract: Callable[[RowView, bytes], tuple],
+    extract: Extractor,
     *,
     names: Sequence[str] | None = None,
     on_bad: Callable[[BadRow], Any],
@@ -389,8 +405,8 @@ def scan(
     Args:
         paths: uncompressed files (see `plain_files`); the index refers to them.
         columns: dtype of each column, numpy's or `NAME`.
-        extract: picklable; the columns of a row, in the order of `columns`. With a method `columns(views, raws)` it is
-            asked for the columns of many rows at once instead.
+        extract: picklable; gives the columns of a row, in the order of `columns`, or has a method
+            `columns(views, raws)` that gives those of many rows at once.
         names: what messages call the files, default their paths.
         on_bad: takes each quarantined row, in order, with its line in the file.
         advance: is told the bytes of each finished part.

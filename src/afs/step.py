@@ -27,7 +27,18 @@ import orjson
 import xxhash
 
 from afs.engine import run_parts
-from afs.jsonl import MAX_LINE, AtomicWriter, BadRow, ConservationError, Counts, Quarantine, Row, file_sha256, read_rows
+from afs.jsonl import (
+    MAX_LINE,
+    AtomicWriter,
+    BadRow,
+    ConservationError,
+    Counts,
+    Quarantine,
+    Row,
+    file_sha256,
+    file_stem,
+    read_rows,
+)
 
 MANIFEST = ".manifest.json"
 FATES = ("out", "filtered", "duplicates", "quarantined")
@@ -178,7 +189,8 @@ class Step:
         self.outputs = [expand(path) for path in outputs]
         main = self.outputs[0]
         self.manifest = expand(folder) / "manifest.json" if folder else main.with_name(main.name + MANIFEST)
-        self.quarantine_path = main.with_name(f"{_stem(main) if not folder else expand(folder).name}.quarantine.jsonl")
+        stem = expand(folder).name if folder else file_stem(main)
+        self.quarantine_path = main.with_name(f"{stem}.quarantine.jsonl")
         _refuse_same(self.inputs, self.outputs, [self.quarantine_path, self.manifest, *beside])
         self.parameters = parameters
         self.counts = Counts()
@@ -210,9 +222,7 @@ class Step:
             path = self.manifest.parent / found["path"]
             if not path.is_file() or path.stat().st_size != found["bytes"] or file_sha256(path) != found["sha256"]:
                 return False
-        self.report = Report(
-            **{**old, "counts": Counts(**old["counts"]), "quarantine": old.get("quarantine")}, current=True
-        )
+        self.report = Report(**{**old, "counts": Counts(**old["counts"])}, current=True)
         return True
 
     def _called(self, path: Path) -> str:
@@ -378,13 +388,6 @@ def _refuse_same(inputs: list[Path], outputs: list[Path], beside: Sequence[Path]
                              f"another output, inputs are never overwritten")  # fmt: skip
         if path.resolve() in written:
             raise UsageError(f"output {path} is a file that this step writes beside its outputs; choose another name")
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for ending in (".gz", ".zst", ".jsonl", ".json"):
-        name = name.removesuffix(ending)
-    return name or path.name
 
 
 def read_manifest(path: Path | str) -> dict[str, Any] | None:

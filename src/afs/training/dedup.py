@@ -146,13 +146,6 @@ class _Columns:
     best: bool
     text: str | None
 
-    def __call__(self, view: RowView, raw: bytes) -> tuple:
-        found: tuple = (view.domain or "general", family(view.source))
-        if self.best:
-            digest = int.from_bytes(hashlib.sha256(raw).digest()[:8], "little")
-            found += (view.quality_score or 0.0, digest)
-        return found + TextColumn(self.text)(view, raw) if self.text else found
-
     def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list]:
         """The columns of many rows."""
         found: list[list] = [[view.domain or "general" for view in views], [family(view.source) for view in views]]

@@ -110,9 +110,6 @@ class TextColumn:
 
     which: str = "all"
 
-    def __call__(self, view: RowView, raw: bytes) -> tuple[int]:
-        return (fingerprint(normal(row_text(view, raw, self.which))),)
-
     def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list[int]]:
         """The column of many rows."""
         return [[fingerprint(normal(text)) for text in row_texts(views, raws, self.which)]]

@@ -11,7 +11,6 @@ names want, stop the run before anything is written.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from afs.jsonl import file_stem
 from afs.rows import NAME, Index, RowView, copy_rows, family, plain_files, scan
 from afs.step import How, Report, Step, StepError, UsageError, expand
 from afs.training.mixing import largest_remainder
@@ -135,9 +135,6 @@ class _Look:
         # A running number at a source's end decides nothing, unless a name is that source or ends in a separator.
         self.exact = frozenset(self.names)
         self.by_family = all(name[-1:].isalnum() for name in self.names)
-    def __call__(self, view: RowView, raw: bytes) -> tuple:
-        return tuple(column[0] for column in self.columns([view], [raw]))
-
     def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list]:
         """Marks, source families, domains and scores of many rows."""
         sources = [view.source or "unknown" for view in views]
@@ -244,11 +241,6 @@ def _unmatched(name: str, index: Index, paths: Sequence[Path]) -> str:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def file_stem(path: Path) -> str:
-    """The file's name without its endings, as a weight names it."""
-    return re.sub(r"\.(jsonl|json)?(\.gz|\.zst)?$", "", path.name)
 
 
 def _natural_groups(index: Index, group_by: str) -> list[_Group]:

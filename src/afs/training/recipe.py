@@ -20,7 +20,7 @@ from typing import Any
 
 from afs import plugins
 from afs.generators.base import BaseGenerator
-from afs.jsonl import COMPRESSED, AtomicWriter, Row, file_sha256
+from afs.jsonl import COMPRESSED, AtomicWriter, Row, file_sha256, file_stem
 from afs.step import (
     How,
     Mapped,
@@ -275,7 +275,7 @@ class _Run:
         if section is None:
             # No mix was asked for: all rows of all sources.
             return self._join(list(files.values()), "mixed") if len(files) > 1 else next(iter(files.values()))
-        from afs.training.rebalancer import file_stem, rebalance_dataset
+        from afs.training.rebalancer import rebalance_dataset
 
         section = dict(section)
         # A weight names a source of the recipe; the step knows it by its file.

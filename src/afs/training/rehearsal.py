@@ -437,9 +437,6 @@ class RehearsalResult:
 class _Columns:
     """Domain, source family, quality and session of a row."""
 
-    def __call__(self, view: RowView, raw: bytes) -> tuple:
-        return tuple(column[0] for column in self.columns([view], [raw]))
-
     def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list]:
         """The columns of many rows."""
         sessions = [_code(session_of(view)) for view in views]

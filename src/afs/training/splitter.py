@@ -161,9 +161,6 @@ class _Columns:
     stratify_by: str | None
     keys: tuple[str, ...]
 
-    def __call__(self, view: RowView, raw: bytes) -> tuple:
-        return tuple(column[0] for column in self.columns([view], [raw]))
-
     def columns(self, views: Sequence[RowView], raws: Sequence[bytes]) -> list[list[Any]]:
         """The columns of many rows."""
         sources = [view.source for view in views]

@@ -17,7 +17,7 @@ from typing import Any
 
 from afs.engine import run_parts
 from afs.generators.base import TrainingSample
-from afs.jsonl import AtomicWriter, BadRow, open_rows, read_rows
+from afs.jsonl import AtomicWriter, BadRow, file_stem, open_rows, read_rows
 from afs.rows import LineNumbers, parts_of, plain_files
 from afs.step import How, Report, Step, StepError, UsageError, add_tallies, expand, read_manifest
 from afs.training.converters.convert import Converter, get_converter
@@ -236,21 +236,13 @@ def _result(name: str, target: Path, report: Report) -> ConvertResult:
                          target.with_name(meta) if meta else None, report)  # fmt: skip
 
 
-def stem(path: Path) -> str:
-    """The name without `.jsonl`, `.json` and the endings of compression."""
-    name = path.name
-    for ending in (".gz", ".zst", ".jsonl", ".json"):
-        name = name.removesuffix(ending)
-    return name or path.name
-
-
 def _output(source: Path, output: Path | None, made: Any) -> Path:
     if output is None:
-        return source.with_name(f"{stem(source)}_{made.name}{made.extension}")
+        return source.with_name(f"{file_stem(source)}_{made.name}{made.extension}")
     if made.layout == "folder" and (output.is_dir() or not output.suffix):
-        return output / f"{_SPLITS.get(stem(source), 'train')}.jsonl"
+        return output / f"{_SPLITS.get(file_stem(source), 'train')}.jsonl"
     if output.is_dir():
-        return output / f"{stem(source)}_{made.name}{made.extension}"
+        return output / f"{file_stem(source)}_{made.name}{made.extension}"
     return output
 
 
@@ -263,7 +255,8 @@ def convert_folder(folder: Path | str, output: Path | str | None = None, **optio
         UsageError: the folder holds no split.
     """
     folder = expand(folder)
-    found = [path for path in sorted(folder.iterdir()) if path.name.endswith(_ENDINGS) and stem(path) in _SPLITS]
+    files = [path for path in sorted(folder.iterdir()) if path.name.endswith(_ENDINGS)]
+    found = [path for path in files if file_stem(path) in _SPLITS]
     if not found:
         raise UsageError(f"{folder} holds no train, val or test.jsonl; name a file, or split it first with "
                          "`afs training prepare`")  # fmt: skip
@@ -272,7 +265,7 @@ def convert_folder(folder: Path | str, output: Path | str | None = None, **optio
     where = expand(output) if output is not None else folder.with_name(f"{folder.name}_{made.name}")
     targets: dict[str, Path] = {}
     for path in found:
-        name = _SPLITS[stem(path)] if made.layout == "folder" else stem(path)
+        name = _SPLITS[file_stem(path)] if made.layout == "folder" else file_stem(path)
         if name in targets:
             raise UsageError(f"{targets[name].name} and {path.name} would both become {name}{made.extension}; move one "
                              f"of them out of {folder}")  # fmt: skip
@@ -319,7 +312,7 @@ def convert_back(
         StepError: the two files do not belong together.
     """
     source = expand(converted)
-    target = expand(output) if output is not None else source.with_name(f"{stem(source)}_restored.jsonl")
+    target = expand(output) if output is not None else source.with_name(f"{file_stem(source)}_restored.jsonl")
     meta_path = expand(meta) if meta is not None else source.with_name(source.name + META)
     if source.suffix == ".parquet":
         from afs.training.converters.parquet import read_parquet

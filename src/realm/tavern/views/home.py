@@ -265,7 +265,7 @@ def _act(action: Any) -> dict[str, str] | None:
     """The one-click remedy that an alert carries, as an order this page can give; None for one it cannot."""
     if not isinstance(action, dict):
         return None
-    payload = action.get("payload") or action
+    payload = action.get("payload", {})
     if action.get("kind") == "quest.retry" and payload.get("quest_id"):
         return {"path": f"quests/{payload['quest_id']}/retry", "label": "Retry the quest", "confirm": ""}
     if action.get("kind") == "battle.resume":
