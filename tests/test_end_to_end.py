@@ -98,7 +98,7 @@ def test_the_loop_closes_and_survives(live):
     live.cli("start-all", "--until-battle", "120", timeout=180)
     assert live.status()["hero"]["step"] >= before
     live.wait("training goes on", lambda: newest_metric(live) > before + 5, timeout=90)
-    live.wait("pages and command agree at rest", lambda: _agree(live), timeout=60)
+    live.wait("pages and command agree at rest", lambda: _agree(live), timeout=120)
 
     live.cli("stop-all")
     assert live.processes() == [] and not any(live.port_open(name) for name in live.ports)
@@ -107,12 +107,12 @@ def test_the_loop_closes_and_survives(live):
 
 
 def _agree(live) -> bool:
-    """Paused, `status --json`, `/api/state` and the database tell the same."""
+    """Paused, `status --json`, `/api/state` and the database tell the same; False when the pause met a battle that
+    had not done its first step, which has little to tell."""
     live.cli("battle", "pause")
     live.wait("paused", lambda: live.get("state", "/api/state")["battle"]["state"] == "paused", timeout=30)
     state, status = live.snapshot("tavern"), live.status()
     assert {key: status[key] for key in state} == state
-    assert state["battle"]["step"] is not None
     assert state["hero"]["step"] == newest_metric(live)
     live.cli("battle", "resume")
-    return True
+    return state["battle"]["step"] is not None
