@@ -13,6 +13,7 @@ from live import LiveRealm
 from tavern_kit import Play
 
 from realm import cli, db
+from realm.cli.realm import _wait_for_battle
 from realm.guild.skills import get_skill
 from realm.settings import RealmHome
 
@@ -150,13 +151,13 @@ def test_waiting_for_a_battle_that_cannot_begin_ends_at_once(home, play, capsys)
     play.won_battle()
     play.mode("rest")
     begun = time.monotonic()
-    cli._wait_for_battle(home, 30)
+    _wait_for_battle(home, 30)
     assert "battle resume" in capsys.readouterr().out
     play.mode("train")
     (home.root / "settings.yaml").write_text("idle_generation: false\n")
-    cli._wait_for_battle(RealmHome(home.root), 30)
+    _wait_for_battle(RealmHome(home.root), 30)
     assert "idle_generation" in capsys.readouterr().out
     assert time.monotonic() - begun < 5
     play.add_quest("waits")
     with pytest.raises(cli.Refused, match="no battle began"):
-        cli._wait_for_battle(RealmHome(home.root), 0.5)
+        _wait_for_battle(RealmHome(home.root), 0.5)

@@ -68,7 +68,10 @@ campaigns = sa.Table(
     sa.Column("state", sa.String, nullable=False),  # active | paused | archived
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("seed", sa.Integer, nullable=False),
-    sa.Column("config", sa.JSON, nullable=False),
+    sa.Column("config", sa.JSON, nullable=False),  # the resolved hero profile
+    sa.Column("method", sa.JSON),  # goals, budget, schools, where it starts; null = the hero's own
+    sa.Column("verdict", sa.JSON),  # the cap verdict with its evidence, once there is one
+    sa.Column("archived_at", sa.Float),
 )  # fmt: skip
 
 # Arena. One row per mastered (skill, level); the mastered level of a skill is the highest contiguous one from 1.
@@ -95,6 +98,7 @@ quests = sa.Table(
     sa.Column("skill", sa.String),
     sa.Column("level", sa.Integer),
     sa.Column("mix", sa.JSON),  # {level: share} for skill quests
+    sa.Column("rehearsal", sa.JSON),  # {skill: {level: share}} of other skills, and {"buffer": share} of old files
     sa.Column("state", sa.String, nullable=False, index=True),
     # queued | training | done | failed | skipped | refused | hold
     sa.Column("path", sa.String),  # relative to the realm home
@@ -205,7 +209,7 @@ trials = sa.Table(
     sa.Column("quest_id", sa.String, index=True),
     sa.Column("checkpoint_id", sa.String, nullable=False, index=True),
     sa.Column("step", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),  # promotion | retention | scout | probe | manual | file
+    sa.Column("kind", sa.String, nullable=False),  # promotion|retention|scout|probe|manual|file|passive
     sa.Column("skill", sa.String),
     sa.Column("level", sa.Integer),
     sa.Column("closed", sa.Boolean, nullable=False, default=False),
