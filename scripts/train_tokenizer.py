@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from realm.guild.skills import all_skills
+from realm.guild.skills import get_skill
 from realm.guild.skills.bin.notation import DIGITS, KEY_DIGITS, KEY_NAMES
 
 FOLDER = Path(__file__).resolve().parent.parent / "src" / "realm" / "heroes" / "tokenizer"
@@ -31,6 +31,8 @@ VOCABULARY = 448
 WORDS_AT_MOST = 120
 SAMPLES_PER_LEVEL = 1_500
 SINGLE = "0123456789" + DIGITS + KEY_DIGITS + KEY_NAMES
+# Skills whose text the vocabulary is made for; others are written with its letters.
+TAUGHT = ("bin",)
 ROLES = ("system", "user", "assistant")
 
 # One token per digit and glyph; a tag, an infix sign with its blanks, a separator with its blank, a word, a sign.
@@ -59,7 +61,7 @@ CHAT_TEMPLATE = (
 def corpus() -> list[str]:
     """Prompts and answers of every shipped skill at every level; the seed is fixed, the text is the same every time."""
     texts = list(ROLES)
-    for skill in all_skills():
+    for skill in map(get_skill, TAUGHT):
         for level in range(1, skill.max_level + 1):
             for problem in skill.generate(level, SAMPLES_PER_LEVEL, seed=20_240):
                 texts += [problem.prompt, problem.golden]

@@ -29,8 +29,12 @@ def _bin() -> Skill:
     return BinSkill()
 
 
-# One line per skill: deleting the line and the folder removes the skill.
+# One line per shipped skill: deleting the line and the folder removes the skill.
 _FACTORIES: dict[str, Callable[[], Skill]] = {"bin": _bin}
+# Skills that are examined and never practised: no quest is made of them, no page lists them as a goal.
+_EXAMS: dict[str, Callable[[], Skill]] = {}
+# Skills with a prefix in their id are made from the rest of it: `rg:chain_sum`, `module:pattern-master`, `url:name`.
+_SOURCES: dict[str, Callable[[str], Skill]] = {}
 _LOADED: dict[str, Skill] = {}
 
 
@@ -41,13 +45,21 @@ def skill_ids() -> list[str]:
 
 def get_skill(skill_id: str) -> Skill:
     """The skill with this id. Raises SkillError with the nearest id where there is none."""
-    if skill_id not in _FACTORIES:
-        near = get_close_matches(str(skill_id), _FACTORIES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(skill_ids())}"
-        raise SkillError(f"skill {skill_id!r}: no skill has this id; {hint}")
     if skill_id not in _LOADED:
-        _LOADED[skill_id] = _FACTORIES[skill_id]()
+        _LOADED[skill_id] = _make(str(skill_id))
     return _LOADED[skill_id]
+
+
+def _make(skill_id: str) -> Skill:
+    factory = _FACTORIES.get(skill_id) or _EXAMS.get(skill_id)
+    if factory is not None:
+        return factory()
+    prefix, colon, name = skill_id.partition(":")
+    if colon and prefix in _SOURCES:
+        return _SOURCES[prefix](name)
+    near = get_close_matches(skill_id, _FACTORIES, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(skill_ids())}"
+    raise SkillError(f"skill {skill_id!r}: no skill has this id; {hint}")
 
 
 def all_skills() -> list[Skill]:
