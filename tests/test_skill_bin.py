@@ -45,7 +45,7 @@ def to_signed(value: int, width: int) -> int:
 
 
 def test_registry_names_the_nearest_skill():
-    assert [skill.id for skill in all_skills()] == ["bin"]
+    assert "bin" in [skill.id for skill in all_skills()]
     assert isinstance(BIN, Skill)
     with pytest.raises(SkillError, match="did you mean 'bin'"):
         get_skill("binn")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 
+from realm.guild.primitives import READY
 from realm.guild.skills.base import (
     CLOSED_BELOW,
     SPLITS,
@@ -29,8 +31,15 @@ def _bin() -> Skill:
     return BinSkill()
 
 
+def _primitive(name: str) -> Skill:
+    from realm.guild.skills.primitives import skill
+
+    return skill(name)
+
+
 # One line per shipped skill: deleting the line and the folder removes the skill.
 _FACTORIES: dict[str, Callable[[], Skill]] = {"bin": _bin}
+_FACTORIES |= {name: partial(_primitive, name) for name in READY}
 # Skills that are examined and never practised: no quest is made of them, no page lists them as a goal.
 _EXAMS: dict[str, Callable[[], Skill]] = {}
 # Skills with a prefix in their id are made from the rest of it: `rg:chain_sum`, `module:pattern-master`, `url:name`.
