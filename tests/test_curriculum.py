@@ -5,20 +5,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realm.guild.curriculum import (
+    BUFFER,
     Knobs,
+    Memory,
+    Practice,
     Seen,
     SkillState,
     choose_skill,
     deficits,
-    due_checks,
-    follow_up,
-    make_trial,
     next_quest,
-    plan_trials,
+    practice_deficit,
     rehearsal_share,
+    rehearsal_weights,
     row_counts,
     turn_knobs,
 )
+from realm.guild.exams import due_checks, follow_up, make_trial, plan_trials, probed
 from realm.guild.levels import Check
 
 HINTS = st.sampled_from([None, "wait", "continue", "level_up", "back_off", "level up", "back off"])
@@ -107,10 +109,10 @@ def test_hints_turn_the_knobs_and_say_why():
 def test_trials_of_a_quest():
     checks = (Check("bin", 1, "held", 4), Check("bin", 2, "regression", 0), Check("bin", 3, "held", 1))
     state = SkillState("bin", 30, 3, frozenset({1, 2}), checks=checks)
-    plans = plan_trials(state, [1, 2, 3, 4, 5, 6], Knobs(), 7, {4: 3})
+    plans = plan_trials(state, [1, 2, 3, 4, 5, 6], Knobs(), 7, {("bin", 4): 3})
     probes = [p for p in plans if p.kind == "probe"]
     assert [(p.level, p.max_n) for p in probes] == [(1, 30), (2, 30), (3, 30)]
-    again = plan_trials(state, [4], Knobs(), 7, {1: 9, 2: 9, 3: 9})
+    again = plan_trials(state, [4], Knobs(), 7, {("bin", n): 9 for n in (1, 2, 3)})
     assert [p for p in again if p.kind == "probe"] == probes, "the same problems every time"
     plans = [p for p in plans if p.kind != "probe"]
     assert [(p.kind, p.level) for p in plans] == [
@@ -143,9 +145,23 @@ def test_every_trial_has_a_seed_of_its_own():
 
 def test_at_most_six_checks_oldest_first():
     checks = tuple(Check("bin", n, "held", n) for n in range(1, 11))
-    assert due_checks(SkillState("bin", 30, 11, checks=checks)) == [10, 9, 8, 7, 6, 5]
-    assert due_checks(SkillState("bin", 30, 2, checks=checks)) == [2], "checked 1 quest ago: not yet due"
-    assert due_checks(SkillState("bin", 30, 2)) == [1, 2], "never checked"
+    assert due_checks([SkillState("bin", 30, 11, checks=checks)]) == [("bin", n) for n in (10, 9, 8, 7, 6, 5)]
+    assert due_checks([SkillState("bin", 30, 2, checks=checks)]) == [("bin", 2)], "checked 1 quest ago: not yet due"
+    assert due_checks([SkillState("bin", 30, 2)]) == [("bin", 1), ("bin", 2)], "never checked"
+
+
+def test_six_checks_and_six_probes_are_shared_by_all_skills():
+    checks = (Check("sy", 2, "regression", 0), *(Check("bin", n, "held", n + 3) for n in range(1, 9)))
+    states = [SkillState("bin", 30, 8, checks=checks), SkillState("sy", 50, 2, checks=checks)]
+    due = due_checks(states)
+    assert due[0] == ("sy", 2) and len(due) == 6, "what is in regression first"
+    assert [level for skill, level in due if skill == "bin"] == [8, 7, 6, 5, 4]
+    assert probed(states) == [("bin", 5), ("bin", 6), ("bin", 7), ("bin", 8), ("sy", 1), ("sy", 2)]
+    plans = plan_trials(states[0], [9], Knobs(), 7, {}, others=states[1:])
+    assert [(p.kind, p.skill) for p in plans if p.kind != "probe"] == [
+        ("promotion", "bin"), ("retention", "sy"), *[("retention", "bin")] * 5]  # fmt: skip
+    after_a_file = plan_trials(None, [], Knobs(), 7, {}, others=states)
+    assert {p.kind for p in after_a_file} == {"retention", "probe"}
 
 
 def test_after_a_promotion_the_next_level_is_tried_at_once():
@@ -163,14 +179,82 @@ def test_after_a_promotion_the_next_level_is_tried_at_once():
     assert follow_up(scouted(0.8), [4]) == 4
 
 
-def test_skills_take_turns_by_weight():
-    states = {"bin": SkillState("bin", 30, 0), "sy": SkillState("sy", 50, 1)}
-    assert choose_skill({"bin": 1, "sy": 1}, states, {"bin": 3, "sy": 1}) == "sy"
-    assert choose_skill({"bin": 3, "sy": 1}, states, {"bin": 3, "sy": 1}) == "bin"
-    assert choose_skill({"sy": 1, "bin": 0, "ghost": 5}, states, {"sy": 9}) == "sy"
+def turns(priorities, states, quests):
+    """Skills of the first quests, when nothing changes but whose turn it was."""
+    done, order = {skill: Practice() for skill in states}, []
+    for _ in range(quests):
+        chosen = choose_skill(priorities, states, done)
+        done = {skill: Practice(p.quests, p.since + 1) for skill, p in done.items()} | {
+            chosen: Practice(done[chosen].quests + 1)}  # fmt: skip
+        order.append(chosen)
+    return order
+
+
+def test_skills_take_turns_by_weight_and_deficit():
+    states = {"bin": SkillState("bin", 30, 0), "sy": SkillState("sy", 50, 0)}
+    assert turns({"bin": 1, "sy": 1}, states, 6) == ["bin", "sy"] * 3
+    order = turns({"bin": 3, "sy": 1, "ghost": 9}, states, 40)
+    assert order[0] == "bin" and order.count("bin") == 30
+    assert choose_skill({"sy": 1, "bin": 0, "ghost": 5}, states, {}) == "sy"
     assert choose_skill({"ghost": 1}, states, {}) is None
-    states["sy"] = SkillState("sy", 50, 1, checks=(Check("sy", 1, "lost", 0),))
-    assert choose_skill({"bin": 1, "sy": 1}, states, {"sy": 50}) == "sy", "regressions come first"
+    half = {"bin": SkillState("bin", 30, 15), "sy": SkillState("sy", 50, 0)}
+    held = {n: Seen(1.0, 80, "retention") for n in range(1, 16)}
+    half["bin"] = SkillState("bin", 30, 15, seen=held)
+    assert practice_deficit(half["bin"]) == 0.5 and practice_deficit(half["sy"]) == 1.0
+    order = turns({"bin": 1, "sy": 1}, half, 30)
+    assert order.count("sy") == 20, "what is further from its goal gets more"
+    assert practice_deficit(SkillState("bin", 30, 15, seen=held, goal=15)) == 0.05, "a reached goal is only kept"
+    assert practice_deficit(half["bin"], weak=True) == 0.75
+    order = turns({"bin": 1, "sy": 0.01}, states, 300)
+    assert order.count("sy") >= 2, "none starves"
+
+
+def test_what_is_in_regression_is_practised_first_but_does_not_stop_the_rest():
+    states = {"bin": SkillState("bin", 30, 0),
+              "sy": SkillState("sy", 50, 1, checks=(Check("sy", 1, "lost", 0),))}  # fmt: skip
+    done = {"bin": Practice(0, 50), "sy": Practice(50, 0, 0)}
+    assert choose_skill({"bin": 1, "sy": 1}, states, done) == "sy"
+    assert choose_skill({"bin": 1, "sy": 1}, states, done | {"sy": Practice(52, 0, 2)}) == "bin"
+
+
+@st.composite
+def worlds(draw):
+    """A skill and others, each with its own past; the rehearsal buffer."""
+    first = draw(states())
+    others = [SkillState(f"s{i}", each.max_level, each.mastered, seen=each.seen,
+                         holds={n: draw(st.integers(0, 5)) for n in range(1, each.mastered + 1)})
+              for i, each in enumerate(draw(st.lists(states(), max_size=3)))]  # fmt: skip
+    return first, others, draw(st.builds(Memory, st.integers(0, 4), st.floats(0, 1)))
+
+
+@given(worlds(), HINTS, st.integers(0, 3))
+def test_rehearsal_across_skills_stays_within_its_bounds(world, hint, rehearsals):
+    state, others, memory = world
+    spec = next_quest(state, None, hint, rehearsals, others, memory)
+    whole = sum(spec.mix.values()) + sum(sum(mix.values()) for mix in spec.others.values()) + spec.buffer
+    assert whole == pytest.approx(1)
+    mastered = {each.skill: each.mastered for each in others}
+    for skill, mix in spec.others.items():
+        assert set(mix) <= set(range(1, mastered[skill] + 1)), "only what is mastered is rehearsed"
+    if spec.kind == "idle":
+        new = sum(share for level, share in spec.mix.items() if level > state.mastered)
+        assert new >= 0.6 - 1e-9 and 1 - new == pytest.approx(spec.rehearsal_share)
+        assert (spec.buffer > 0) == (memory.sources > 0)
+        assert set(spec.others) == {each.skill for each in others if each.mastered}, "every skill, every time"
+    if state.regressed and rehearsals < 2:
+        assert sum(spec.mix.get(level, 0) for level in state.regressed) >= 0.7 - 1e-9
+
+
+def test_rehearsal_is_spaced():
+    """What has held is rehearsed at growing intervals; a deficit counts in full, whatever the past."""
+    def state(held, accuracy=0.97):
+        return SkillState("bin", 30, 1, seen={1: Seen(accuracy, 80, "retention")}, holds={1: held})
+
+    weights = [rehearsal_weights([state(held)])["bin", 1] for held in range(5)]
+    assert weights == sorted(weights, reverse=True) and weights[0] == pytest.approx(0.2)
+    assert weights[4] == pytest.approx(0.04), "one fifth of the rows: five times the interval"
+    assert rehearsal_weights([state(9, 0.80)])["bin", 1] >= 1.0
+    assert rehearsal_weights([], Memory(2, 0.5)) == {BUFFER: pytest.approx(0.9)}
 
 
 @given(st.dictionaries(st.integers(1, 20), st.floats(0.001, 1), min_size=1), st.integers(0, 10_000))

@@ -200,7 +200,7 @@ def test_battle_configuration(world, home):
     quest_id = world.quest(state="queued", steps=None, rows=1000, mix={"3": 1.0}, level=3, path="queue/low/x.jsonl",
                            report={"sha256": "ab", "probe": {"path": "p", "rows": 20}})  # fmt: skip
     quest = world.ask(board.get, quest_id)
-    trials = world.ask(plan.quest_trials, world.campaign, quest)
+    trials = world.ask(plan.quest_trials, world.campaign, quest, profile)
     config = world.ask(plan.battle_config, world.campaign, profile, quest, trials)
     assert config["parent_checkpoint_id"] == parent and config["quest_start_step"] == 100
     assert config["steps"] == 16, "1,000 rows in steps of 64"
@@ -276,7 +276,7 @@ def test_quests_of_other_data_are_followed_by_retention_checks_only(world):
     for _ in range(4):
         world.quest()
     quest = {"skill": None, "mix": None, "origin": {}}
-    kinds = [t["kind"] for t in world.ask(plan.quest_trials, world.campaign, quest)]
+    kinds = [t["kind"] for t in world.ask(plan.quest_trials, world.campaign, quest, load_profile("pip"))]
     assert kinds == ["retention", "probe"]
 
 

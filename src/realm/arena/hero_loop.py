@@ -25,11 +25,11 @@ from filelock import FileLock, Timeout
 
 from realm import db, events, services
 from realm.arena import child as children
-from realm.arena import commands, fallback, plan
+from realm.arena import commands, fallback, plan, rollback
 from realm.arena.recover import recover
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
-from realm.guild.curriculum import follow_up
+from realm.guild.exams import follow_up
 from realm.guild.skills import SkillError, all_skills, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
 from realm.quests import board
@@ -286,18 +286,25 @@ class HeroLoop:
         if self.campaign is None:
             return
         with db.read(self.engine) as connection:
-            mix = self._last_mix(connection) or done.trained
             for skill_id, _ in done.promoted[-1:]:
+                mix = self._last_mix(connection, skill_id) or done.trained
                 state = plan.skill_state(connection, self.campaign["id"], get_skill(skill_id))
                 level = follow_up(state, mix)
                 self._follow = (skill_id, level) if level else None
             champion = campaigns.value(connection, f"champion:{self.campaign['id']}")
         checkpoints.prune_resume(self.home, self.engine, self.campaign["id"], [champion] if champion else [])
+        if done.quest_state == "done":
+            self._start_job("guard", rollback.guard, self.home, self.engine, self.campaign["id"])
 
-    def _last_mix(self, connection: sa.Connection) -> tuple[int, ...]:
-        """Levels that the campaign's last finished quest trained; a trial-only battle has none of its own."""
+    def _after_guard(self, future: Future, _context: Any) -> None:
+        if future.result().act != "none":
+            self._draft = self._follow = None  # both were meant for the hero that is left behind
+
+    def _last_mix(self, connection: sa.Connection, skill: str) -> tuple[int, ...]:
+        """Levels that the last finished quest of a skill trained; a trial-only battle has none of its own."""
         table = db.quests
-        query = sa.select(table.c.mix).where(table.c.campaign_id == self.campaign["id"], table.c.state == "done")
+        query = sa.select(table.c.mix).where(
+            table.c.campaign_id == self.campaign["id"], table.c.state == "done", table.c.skill == skill)  # fmt: skip
         mix = connection.execute(query.order_by(table.c.finished_at.desc()).limit(1)).scalar()
         return tuple(int(level) for level in mix or ())
 
@@ -320,10 +327,13 @@ class HeroLoop:
             return
         with db.read(self.engine) as connection:
             resting = commands.mode(connection) == "rest"
-            trial, idle = (commands.wishes(connection, wants)[:1] for wants in ("trial", "idle"))
+            trial, idle, back = (commands.wishes(connection, wants)[:1] for wants in ("trial", "idle", "rollback"))
             campaign_id = self.campaign["id"]
             quest = board.head(connection, ("file",)) or board.head(connection, campaign_id=campaign_id)
-        if idle:
+        if back:
+            self._draft = self._follow = None
+            self._start_job("rollback", rollback.to_checkpoint, self.home, self.engine, back[0], context=back[0])
+        elif idle:
             self._make_idle(idle[0])
         elif trial:
             self._hold_trial(trial[0])
@@ -347,7 +357,7 @@ class HeroLoop:
             if board.locate(self.home, quest) is None:
                 raise board.BoardError(f"the file of quest {quest['name']} is not there; drop it into the inbox again")
             with db.read(self.engine) as connection:
-                trials = plan.quest_trials(connection, self.campaign, quest)
+                trials = plan.quest_trials(connection, self.campaign, quest, self.profile)
         except (board.BoardError, SkillError) as error:
             with db.write(self.engine) as connection:
                 board.set_state(connection, quest["id"], "failed", str(error), error=str(error), finished_at=db.now())
@@ -412,6 +422,11 @@ class HeroLoop:
             state, result = ("failed", {"reason": str(error)}) if error else ("done", {"quest_id": future.result()})
             with db.write(self.engine) as connection:
                 commands.finish(connection, command, state, result)
+
+    def _after_rollback(self, future: Future, command: dict[str, Any]) -> None:
+        if (error := future.exception()) is not None:
+            with db.write(self.engine) as connection:
+                commands.finish(connection, command, "failed", {"reason": str(error) or repr(error)})
 
     def _hold_trial(self, command: dict[str, Any]) -> None:
         """A person's trial. It promotes nothing: only the loop's own trials keep the waiting time."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,67 +20,98 @@ import sqlalchemy as sa
 from realm import db, events
 from realm.guild import campaigns, progress
 from realm.guild.curriculum import (
+    BUFFER,
     Knobs,
+    Memory,
+    Practice,
     QuestSpec,
     Seen,
     SkillState,
     choose_skill,
-    make_trial,
     next_quest,
-    plan_trials,
     row_counts,
 )
-from realm.guild.skills import Skill, all_skills, get_skill
+from realm.guild.exams import make_trial, plan_trials
+from realm.guild.skills import Skill, SkillError, get_skill
 from realm.heroes.profile import HeroProfile
 from realm.quests import board, idle
 from realm.settings import RealmHome
 from realm.temple import cleric
 
+log = logging.getLogger("realm.arena")
+
 MAX_IDLE_STEPS = 200  # contracts A9: an idle quest is 100-200 optimizer steps
 OPEN_STATES = ("arming", "training", "pausing", "paused", "stopping", "trial")
 
 
-def skill_state(connection: sa.Connection, campaign_id: str, skill: Skill) -> SkillState:
+def skill_state(connection: sa.Connection, campaign_id: str, skill: Skill, goal: int | None = None) -> SkillState:
     """What the tables know about one skill of one campaign."""
     mastered = progress.mastered_levels(connection, campaign_id).get(skill.id, 0)
     training = min(mastered + 1, skill.max_level)
+    shown = range(1, min(training + 3, skill.max_level) + 1)
     seen = {}
-    for level in range(1, min(training + 3, skill.max_level) + 1):
+    for level in shown:
         trial = progress.newest_trial(connection, campaign_id, skill.id, level)
         if trial:
             seen[level] = Seen(trial["correct"] / trial["n"], trial["n"], trial["kind"])
-    closed = frozenset(n for n in range(1, min(training + 3, skill.max_level) + 1) if skill.closed(n))
     return SkillState(
-        skill=skill.id, max_level=skill.max_level, mastered=mastered, closed=closed, threshold=skill.threshold,
-        seen=seen, checks=tuple(progress.retention_checks(connection, campaign_id)),
+        skill=skill.id, max_level=skill.max_level, mastered=mastered, threshold=skill.threshold, seen=seen,
+        closed=frozenset(n for n in shown if skill.closed(n)), goal=goal,
+        checks=tuple(progress.retention_checks(connection, campaign_id)),
+        holds=progress.holds(connection, campaign_id, skill.id, mastered),
         quests_since_fail=progress.quests_since_fail(connection, campaign_id, skill.id, training))  # fmt: skip
 
 
-def serials(connection: sa.Connection, campaign_id: str, skill: str) -> dict[int, int]:
-    """{level: trials held so far}; it keys the seed of the next trial, so that its problems are fresh."""
+def skill_states(connection: sa.Connection, campaign_id: str, priorities: Mapping[str, float]) -> dict[str, SkillState]:
+    """States of the skills that the hero plays: those with a priority, and those in which it has mastered a level.
+
+    A priority for a skill that is not there (a module that was removed) is passed over; what was mastered in one is
+    not forgotten, but it cannot be examined any more.
+    """
+    wanted = [skill for skill, weight in priorities.items() if weight > 0]
+    found = {}
+    for skill_id in dict.fromkeys([*wanted, *progress.mastered_levels(connection, campaign_id)]):
+        try:
+            found[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id))
+        except SkillError as error:
+            log.warning("skill %s is passed over: %s", skill_id, error)
+    return found
+
+
+def serials(connection: sa.Connection, campaign_id: str) -> dict[tuple[str, int], int]:
+    """{(skill, level): trials held so far}; it keys the seed of the next trial, so that its problems are fresh."""
     table = db.trials
-    query = sa.select(table.c.level, sa.func.count()).where(table.c.campaign_id == campaign_id, table.c.skill == skill)
-    return {level: n for level, n in connection.execute(query.group_by(table.c.level))}
+    query = sa.select(table.c.skill, table.c.level, sa.func.count()).where(
+        table.c.campaign_id == campaign_id, table.c.skill.is_not(None))  # fmt: skip
+    return {(skill, level): n for skill, level, n in connection.execute(query.group_by(table.c.skill, table.c.level))}
 
 
-def last_idle(connection: sa.Connection, campaign_id: str, skill: str) -> tuple[Knobs, int, int]:
-    """(knobs of the last idle quest, rehearsal quests in a row, idle quests so far) of one skill."""
+def practice(connection: sa.Connection, campaign_id: str, skills: Iterable[str]) -> dict[str, Practice]:
+    """{skill: how often and how long ago it was practised} over the campaign's idle quests."""
+    table, found = db.quests, {skill: Practice() for skill in skills}
+    query = sa.select(table.c.skill, table.c.kind).where(
+        table.c.campaign_id == campaign_id, table.c.kind.in_(("idle", "rehearsal")))  # fmt: skip
+    for skill, kind in connection.execute(query.order_by(table.c.created_at, table.c.id)):
+        done = found.get(skill, Practice())
+        found = {name: replace(other, since=other.since + 1) for name, other in found.items()}
+        found[skill] = Practice(done.quests + 1, 0, done.rehearsals_in_a_row + 1 if kind == "rehearsal" else 0)
+    return found
+
+
+def last_knobs(connection: sa.Connection, campaign_id: str, skill: str) -> Knobs:
+    """Knobs of the newest idle quest of a skill."""
     table = db.quests
-    made_here = table.c.kind.in_(("idle", "rehearsal"))
-    query = sa.select(table.c.kind, table.c.origin).where(
-        table.c.campaign_id == campaign_id, table.c.skill == skill, made_here)  # fmt: skip
-    rows = connection.execute(query.order_by(table.c.created_at.desc(), table.c.id.desc())).all()
-    if not rows:
-        return Knobs(), 0, 0
-    in_a_row = next((i for i, row in enumerate(rows) if row.kind != "rehearsal"), len(rows))
-    knobs = Knobs(**(rows[0].origin or {}).get("knobs", {}))
-    return knobs, in_a_row, len(rows)
+    query = sa.select(table.c.origin).where(
+        table.c.campaign_id == campaign_id, table.c.skill == skill, table.c.kind.in_(("idle", "rehearsal")))
+    origin = connection.execute(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(1)).scalar()
+    return Knobs(**(origin or {}).get("knobs", {}))
 
 
-def last_hint(connection: sa.Connection, campaign_id: str) -> str | None:
-    """The strain hint at the end of the campaign's newest training."""
-    battles, metrics = db.battles, db.metrics
-    query = sa.select(battles.c.id).where(battles.c.campaign_id == campaign_id, battles.c.quest_id.is_not(None))
+def last_hint(connection: sa.Connection, campaign_id: str, skill: str) -> str | None:
+    """The strain hint at the end of the campaign's newest training of a skill."""
+    battles, metrics, quests = db.battles, db.metrics, db.quests
+    query = sa.select(battles.c.id).join(quests, quests.c.id == battles.c.quest_id).where(
+        battles.c.campaign_id == campaign_id, quests.c.skill == skill)  # fmt: skip
     for battle_id in connection.execute(query.order_by(battles.c.id.desc()).limit(5)).scalars().all():
         query = sa.select(metrics.c.hint).where(metrics.c.battle_id == battle_id)
         found = connection.execute(query.order_by(metrics.c.step.desc()).limit(1)).first()
@@ -89,18 +121,23 @@ def last_hint(connection: sa.Connection, campaign_id: str) -> str | None:
 
 
 def idle_spec(
-    connection: sa.Connection, campaign_id: str, profile: HeroProfile, skill_id: str | None = None
-) -> tuple[QuestSpec, int] | None:
+    connection: sa.Connection, campaign_id: str, profile: HeroProfile, skill_id: str | None = None,
+    memory: Memory = Memory(),
+) -> tuple[QuestSpec, int] | None:  # fmt: skip
     """(what to practise next, idle quests of that skill so far), or None when the hero has no skill to practise."""
-    states = {skill.id: skill_state(connection, campaign_id, skill) for skill in all_skills()}
-    practised = {skill: last_idle(connection, campaign_id, skill)[2] for skill in states}
-    chosen = skill_id or choose_skill(profile.skill_priorities, states, practised)
+    priorities = dict(profile.skill_priorities)
+    states = skill_states(connection, campaign_id, priorities)
+    if skill_id is not None and skill_id not in states:
+        states[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id))  # raises with the nearest id
+    done = practice(connection, campaign_id, states)
+    chosen = skill_id or choose_skill(priorities, states, done)
     if chosen is None:
         return None
-    if chosen not in states:
-        get_skill(chosen)  # raises with the nearest id
-    knobs, in_a_row, serial = last_idle(connection, campaign_id, chosen)
-    return next_quest(states[chosen], knobs, last_hint(connection, campaign_id), in_a_row), serial
+    others = [state for name, state in states.items() if name != chosen]
+    spec = next_quest(states[chosen], last_knobs(connection, campaign_id, chosen),
+                      last_hint(connection, campaign_id, chosen), done[chosen].rehearsals_in_a_row, others,
+                      memory)  # fmt: skip
+    return spec, done[chosen].quests
 
 
 def one_level(spec: QuestSpec, level: int) -> QuestSpec:
@@ -122,12 +159,21 @@ def idle_order(
     campaign: Mapping[str, Any], profile: HeroProfile, spec: QuestSpec, serial: int
 ) -> tuple[idle.IdleOrder, int]:
     """(rows to make, optimizer steps) of an idle quest: `epochs` passes over the rows, 200 steps at the most."""
-    skill = get_skill(spec.skill)
     wanted = profile.idle_generation.samples * profile.epochs / profile.rows_per_step
     steps = min(MAX_IDLE_STEPS, max(1, round(wanted)))
     rows = math.ceil(steps * profile.rows_per_step / profile.epochs)
+    shares = {(spec.skill, level): share for level, share in spec.mix.items()}
+    shares |= {(skill, level): share for skill, mix in spec.others.items() for level, share in mix.items()}
+    counts = row_counts({**shares, **({BUFFER: spec.buffer} if spec.buffer else {})}, rows)
+    remembered = counts.pop(BUFFER, 0)
+    own: dict[int, int] = {}
+    others: dict[str, dict[int, int]] = {}
+    for (skill, level), count in counts.items():
+        (own if skill == spec.skill else others.setdefault(skill, {}))[level] = count
+    versions = {skill: get_skill(skill).version for skill in (spec.skill, *others)}
     seed = campaigns.seed_of(campaign["seed"], "idle", spec.skill, serial)
-    return idle.IdleOrder(skill.id, skill.version, row_counts(spec.mix, rows), seed, spec.knobs.ease), steps
+    return idle.IdleOrder(spec.skill, versions.pop(spec.skill), own, seed, spec.knobs.ease, others, versions,
+                          remembered), steps  # fmt: skip
 
 
 def write_draft(home: RealmHome, order: idle.IdleOrder) -> Draft:
@@ -137,9 +183,8 @@ def write_draft(home: RealmHome, order: idle.IdleOrder) -> Draft:
         idle.IdleError, cleric.GateError: rows that must not be trained on.
     """
     path = home.queue / "low" / ".draft.jsonl"
-    skill = get_skill(order.skill)
-    facts = idle.write(order, path, skill)
-    return Draft(order, path, facts, cleric.check_idle(path, skill))
+    facts = idle.write(order, path)
+    return Draft(order, path, facts, cleric.check_idle(path, get_skill(order.skill)))
 
 
 def make_idle(
@@ -163,7 +208,7 @@ def make_idle(
         board.enqueue(connection, board.NewQuest(
             id=quest_id, name=name, kind=spec.kind, lane="low", campaign_id=campaign["id"],
             path=path.relative_to(home.root).as_posix(), rows=draft.facts["rows"], steps=steps, skill=order.skill,
-            level=spec.level, mix={str(n): s for n, s in spec.mix.items()}, content_sha256=draft.facts["sha256"],
+            level=spec.level, mix=spec.mix, rehearsal=_rehearsed(spec), content_sha256=draft.facts["sha256"],
             format="messages", report=draft.report, origin=origin))  # fmt: skip
         for action in spec.actions:
             text = f"Curriculum of {order.skill}: {action.reason}"
@@ -172,17 +217,29 @@ def make_idle(
     return quest_id
 
 
-def quest_trials(connection: sa.Connection, campaign: Mapping[str, Any], quest: Mapping[str, Any]) -> list[dict]:
-    """The trials after a quest; a quest without a skill is followed by retention checks of every skill."""
-    plans = []
-    for skill in all_skills():
-        if quest["skill"] not in (None, skill.id):
-            continue
-        state = skill_state(connection, campaign["id"], skill)
-        mix = [int(level) for level in quest["mix"]] if quest["mix"] else [state.training] if quest["skill"] else []
-        knobs = Knobs(**(quest["origin"] or {}).get("knobs", {}))
-        plans += plan_trials(state, mix, knobs, campaign["seed"], serials(connection, campaign["id"], skill.id),
-                             _tried(connection, campaign["id"], quest, skill.id))  # fmt: skip
+def _rehearsed(spec: QuestSpec) -> dict[str, Any] | None:
+    """`quests.rehearsal`: what of other skills and of old files is among the rows."""
+    found: dict[str, Any] = {skill: {str(n): s for n, s in mix.items()} for skill, mix in spec.others.items()}
+    if spec.buffer:
+        found["buffer"] = spec.buffer
+    return found or None
+
+
+def quest_trials(
+    connection: sa.Connection, campaign: Mapping[str, Any], quest: Mapping[str, Any], profile: HeroProfile
+) -> list[dict]:  # fmt: skip
+    """The trials after a quest; one without a skill is followed by retention checks and the probe."""
+    priorities = dict(profile.skill_priorities)
+    if quest["skill"] is not None:
+        get_skill(quest["skill"])  # raises where the skill of a quest is gone
+        priorities.setdefault(quest["skill"], 1.0)
+    states = skill_states(connection, campaign["id"], priorities)
+    state = states.pop(quest["skill"], None) if quest["skill"] else None
+    mix = [int(level) for level in quest["mix"]] if quest["mix"] else [state.training] if state else []
+    knobs = Knobs(**(quest["origin"] or {}).get("knobs", {}))
+    tried = _tried(connection, campaign["id"], quest, quest["skill"]) if state else ()
+    plans = plan_trials(state, mix, knobs, campaign["seed"], serials(connection, campaign["id"]), tried,
+                        list(states.values()))  # fmt: skip
     return [plan.to_dict() for plan in plans]
 
 
@@ -209,12 +266,10 @@ def single_trial(
     state = skill_state(connection, campaign["id"], skill)
     level = state.training if level is None else level
     if not 1 <= level <= skill.max_level:
-        from realm.guild.skills import SkillError
-
         raise SkillError(f"level {level}: skill {skill_id} has levels 1 to {skill.max_level}; ask for one of these")
     if level not in state.closed and skill.closed(level):
         state = SkillState(**{**vars(state), "closed": state.closed | {level}})
-    serial = serials(connection, campaign["id"], skill_id).get(level, 0)
+    serial = serials(connection, campaign["id"]).get((skill_id, level), 0)
     return make_trial(kind, state, level, campaign["seed"], serial).to_dict()
 
 
@@ -249,8 +304,14 @@ def floor_of(quest: Mapping[str, Any]) -> float | None:
     """Irreducible loss (nats per token) when it is known: 0 for deterministic answers; None = running envelope."""
     if not quest["skill"] or not quest["mix"]:
         return None
-    levels = get_skill(quest["skill"]).levels()
-    return 0.0 if all(levels[int(level) - 1].entropy_floor == 0 for level in quest["mix"]) else None
+    rehearsed = dict(quest["rehearsal"] or {})
+    if rehearsed.pop("buffer", 0):
+        return None
+    for skill, mix in ((quest["skill"], quest["mix"]), *rehearsed.items()):
+        levels = get_skill(skill).levels()
+        if any(levels[int(level) - 1].entropy_floor for level in mix):
+            return None
+    return 0.0
 
 
 def battle_config(

@@ -263,14 +263,17 @@ def _bless(
     connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any], battles: list[str],
     trials: list[dict[str, Any]], checks: list[CeremonyCheck],
 ) -> Blessing:  # fmt: skip
-    mix = {int(level) for level in quest["mix"]} if quest["mix"] else None
+    trained = {(quest["skill"], int(level)) for level in quest["mix"] or ()}
+    for skill, mix in (quest["rehearsal"] or {}).items():
+        trained |= {(skill, int(level)) for level in mix} if isinstance(mix, Mapping) else set()
     evidence = {}
     for trial in trials:
-        wanted = trial["skill"] == quest["skill"] and trial["kind"] in EVIDENCE_KINDS and trial["skill"] is not None
-        if wanted and (mix is None or trial["level"] in mix):
+        wanted = trial["kind"] in EVIDENCE_KINDS and trial["skill"] is not None and (
+            (trial["skill"], trial["level"]) in trained if trained else trial["skill"] == quest["skill"])  # fmt: skip
+        if wanted:
             before = _accuracy_before(connection, battle["campaign_id"], trial, quest["started_at"])
             threshold = get_skill(trial["skill"]).threshold
-            evidence[trial["level"]] = LevelEvidence(
+            evidence[trial["skill"], trial["level"]] = LevelEvidence(
                 trial["skill"], trial["level"], trial["correct"] / trial["n"], threshold, before)  # fmt: skip
     probe = None
     if not evidence and battle["loss_before"] is not None and battle["loss_after"] is not None:

@@ -1,38 +1,26 @@
-"""What the hero practises next, and which trials it sits: pure rules over what is known (realm-rules §5, contracts B).
+"""What the hero practises next: pure rules over what is known (realm-rules §5, §6, §13).
 
-`next_quest` answers with a `QuestSpec`, `plan_trials` with the trials of the battle. A strain hint changes the mix of
-levels and difficulties, the look-ahead, the rehearsal share and the timing of trials; each change is an `Action` with
-its reason. Only a trial changes a level, and that is decided in `guild/levels.py`.
+`choose_skill` says which skill is next (priorities × deficit), `next_quest` answers with a `QuestSpec`: the level in
+training, a look-ahead, and rehearsal of what is mastered in any skill, spaced by how well it has held. A strain hint
+changes the mix of levels and difficulties, the look-ahead, the rehearsal share and the timing of trials; each change
+is an `Action` with its reason. Which trials follow is decided in `guild/exams.py`, what they mean in `guild/levels.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from realm.guild.campaigns import seed_of
-from realm.guild.levels import (
-    CLOSED_MAX_TABLE,
-    CLOSED_THRESHOLD,
-    LOOKS,
-    RETENTION_MIN_N,
-    THRESHOLD,
-    Check,
-    regressed,
-    wilson,
-)
+from realm.guild.levels import THRESHOLD, Check, regressed
 
 MAX_LOOKAHEAD = 3
 MAX_REHEARSAL = 0.40
 BASE_REHEARSAL = 0.05  # spaced practice of what is mastered, even when nothing seems forgotten
 HELD_ACCURACY = 0.95  # a mastered level at this accuracy or better has no retention deficit
 UNKNOWN_DEFICIT = 0.5  # of a mastered level that was never checked
-SCOUT_N = 40
-MANUAL_N = LOOKS[-1]
-PROBE_N = 30
-PROBE_LEVELS = 6  # the highest mastered ones: what the champion is chosen by
-CHECKS_PER_QUEST = 6
-CHECK_AFTER = 3  # quests between two retention checks of a level; the clause looks back 5
+KEPT_WARM = 0.2  # weight of a mastered level without deficit, before spacing
+WEAK_DEFICIT = 0.75  # of a skill that practises a weak primitive
+LEAST_DEFICIT = 0.05  # a finished skill still gets its turn now and then
 REHEARSALS_IN_A_ROW = 2
 REGRESSED_SHARE = 0.7  # of a rehearsal quest
 
@@ -48,7 +36,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class SkillState:
-    """What is known about one skill of one hero. `seen`: {level: newest trial}."""
+    """What is known about one skill of one hero.
+
+    `seen`: {level: newest trial}; `checks`: newest retention checks of every skill; `holds`: {mastered level: retention
+    checks in a row that found it held}; `goal`: the level a campaign asks for, None = the skill's last one.
+    """
 
     skill: str
     max_level: int
@@ -58,15 +50,35 @@ class SkillState:
     seen: Mapping[int, Seen] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     quests_since_fail: int | None = None
+    holds: Mapping[int, int] = field(default_factory=dict)
+    goal: int | None = None
+
+    @property
+    def last(self) -> int:
+        """The level at which the climb of this skill ends."""
+        return self.max_level if self.goal is None else min(self.goal, self.max_level)
 
     @property
     def training(self) -> int:
         """The level in training: mastered + 1, or the last one when all are mastered."""
-        return min(self.mastered + 1, self.max_level)
+        return min(self.mastered + 1, self.last)
 
     @property
     def complete(self) -> bool:
-        return self.mastered >= self.max_level
+        return self.mastered >= self.last
+
+    @property
+    def regressed(self) -> list[int]:
+        """Levels of this skill in regression by a check that still counts."""
+        return sorted(c.level for c in regressed(c for c in self.checks if c.skill == self.skill))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the rehearsal buffer holds of finished file quests: `sources` of them, `deficit` 0…1 as `deficits` gives."""
+
+    sources: int = 0
+    deficit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,11 @@ class Action:
 
 @dataclass(frozen=True)
 class QuestSpec:
-    """The next idle quest. `mix` is {level: share of rows}, summing to 1; `kind` idle or rehearsal."""
+    """The next idle quest; `kind` idle or rehearsal.
+
+    `mix` {level: share of rows} of its own skill, `others` {skill: {level: share}} of other skills and `buffer` (share
+    of rows out of the rehearsal buffer) sum to 1.
+    """
 
     skill: str
     level: int
@@ -104,6 +120,8 @@ class QuestSpec:
     knobs: Knobs
     reason: str
     actions: tuple[Action, ...] = ()
+    others: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    buffer: float = 0.0
 
 
 def turn_knobs(knobs: Knobs, hint: str | None) -> tuple[Knobs, tuple[Action, ...]]:
@@ -151,26 +169,48 @@ def deficits(state: SkillState) -> dict[int, float]:
     return found
 
 
-def rehearsal_share(state: SkillState, hint: str | None = None) -> float:
-    """Share of rehearsal rows, 0…0.40, rising with the worst deficit; 0 while nothing is mastered.
+def rehearsal_share(
+    state: SkillState, hint: str | None = None, others: Collection[SkillState] = (), memory: Memory = Memory()
+) -> float:  # fmt: skip
+    """Share of rehearsal rows, 0…0.40, rising with the worst deficit of any skill; 0 while nothing is mastered.
 
     The hint "back_off" adds 0.10: known ground while the new one is too hard.
     """
-    found = deficits(state)
+    found = [deficit for each in (state, *others) for deficit in deficits(each).values()]
+    found += [memory.deficit] if memory.sources else []
     if not found:
         return 0.0
     more = 0.10 if hint in ("back_off", "back off") else 0.0
-    return min(MAX_REHEARSAL, BASE_REHEARSAL + (MAX_REHEARSAL - BASE_REHEARSAL) * max(found.values()) + more)
+    return min(MAX_REHEARSAL, BASE_REHEARSAL + (MAX_REHEARSAL - BASE_REHEARSAL) * max(found) + more)
 
 
-def _spread(weights: Mapping[int, float], total: float) -> dict[int, float]:
+BUFFER = ("", 0)  # key of the rehearsal buffer among (skill, level) pairs
+
+
+def rehearsal_weights(states: Collection[SkillState], memory: Memory = Memory()) -> dict[tuple[str, int], float]:
+    """{(skill, level): weight} over every mastered level, and `BUFFER` for what cannot be made again.
+
+    Stratified: every mastered level has a weight. Spaced: what has held in n checks in a row is kept warm by 1/(n+1)
+    of the rows that a fresh level gets, so its interval grows; a deficit counts in full, whatever the past.
+    """
+    weights = {}
+    for state in states:
+        for level, deficit in deficits(state).items():
+            weights[state.skill, level] = KEPT_WARM / (1 + state.holds.get(level, 0)) + deficit
+    if memory.sources:
+        weights[BUFFER] = KEPT_WARM * memory.sources + memory.deficit
+    return weights
+
+
+def _spread(weights: Mapping, total: float) -> dict:
     whole = sum(weights.values())
-    return {level: total * weight / whole for level, weight in weights.items()}
+    return {key: total * weight / whole for key, weight in weights.items()}
 
 
 def next_quest(
-    state: SkillState, knobs: Knobs | None = None, hint: str | None = None, rehearsals_in_a_row: int = 0
-) -> QuestSpec:
+    state: SkillState, knobs: Knobs | None = None, hint: str | None = None, rehearsals_in_a_row: int = 0,
+    others: Collection[SkillState] = (), memory: Memory = Memory(),
+) -> QuestSpec:  # fmt: skip
     """The next idle quest of a skill.
 
     Args:
@@ -178,169 +218,115 @@ def next_quest(
         hint: the strain hint at the end of the last battle (wait | continue | level_up | back_off).
         rehearsals_in_a_row: rehearsal quests just done; after 2 one ordinary quest is let through, so that a level
             that stays in regression does not stop everything (the retention clause still blocks promotion).
+        others: the hero's other skills; what is mastered in them is rehearsed too.
     """
     knobs, actions = turn_knobs(knobs or Knobs(), hint)
-    bad = [c.level for c in regressed(c for c in state.checks if c.skill == state.skill)]
+    bad = state.regressed
     if bad and rehearsals_in_a_row < REHEARSALS_IN_A_ROW:
-        return _rehearsal(state, knobs, actions, bad)
-    share = 1.0 if state.complete else rehearsal_share(state, hint)
+        return _rehearsal(state, knobs, actions, bad, others)
+    share = 1.0 if state.complete else rehearsal_share(state, hint, others, memory)
     if abs(share - knobs.rehearsal) >= 0.05:
-        worst = max(deficits(state).values(), default=0.0)
-        reason = f"rehearsal {knobs.rehearsal:.0%} → {share:.0%}: worst retention deficit {worst:.2f}"
+        found = [d for each in (state, *others) for d in deficits(each).values()]
+        reason = f"rehearsal {knobs.rehearsal:.0%} → {share:.0%}: worst retention deficit {max(found, default=0.0):.2f}"
         actions = (*actions, Action("rehearsal_share", reason))
     knobs = replace(knobs, rehearsal=share)
     mix: dict[int, float] = {}
     if not state.complete:
         # A closed level is a table to be known: levels ahead do not help to recall it, they only take rows from it.
         closed = state.training in state.closed
-        furthest = state.training if closed else min(state.training + knobs.lookahead, state.max_level)
+        furthest = state.training if closed else min(state.training + knobs.lookahead, state.last)
         ahead = range(state.training + 1, furthest + 1)
         training = knobs.training_share if len(ahead) else 1.0
         mix = {state.training: training * (1 - share), **{n: (1 - training) * (1 - share) / len(ahead) for n in ahead}}
-    if state.mastered:
-        weights = {level: 0.2 + deficit for level, deficit in deficits(state).items()}
-        for level, part in _spread(weights, share).items():
-            mix[level] = mix.get(level, 0.0) + part
-    reason = f"all {state.max_level} levels are mastered: keep them" if state.complete else (
+    spread = _spread(rehearsal_weights((state, *others), memory), share) if share else {}
+    reason = f"all {state.last} levels are mastered: keep them" if state.complete else (
         f"level {state.training} in training, {max(mix) - state.training} ahead, {share:.0%} rehearsal")
-    return QuestSpec(state.skill, state.training, "rehearsal" if state.complete else "idle", dict(sorted(mix.items())),
-                     share, knobs, reason, actions)  # fmt: skip
+    return _spec(state, "rehearsal" if state.complete else "idle", mix, spread, share, knobs, reason, actions)
 
 
-def _rehearsal(state: SkillState, knobs: Knobs, actions: tuple[Action, ...], bad: list[int]) -> QuestSpec:
+def _spec(
+    state: SkillState, kind: str, mix: dict[int, float], spread: Mapping[tuple[str, int], float], share: float,
+    knobs: Knobs, reason: str, actions: tuple[Action, ...], level: int | None = None,
+) -> QuestSpec:  # fmt: skip
+    """The quest that trains `mix` of its own skill and rehearses `spread` of any."""
+    others: dict[str, dict[int, float]] = {}
+    for (skill, number), part in sorted(spread.items()):
+        if skill == state.skill:
+            mix[number] = mix.get(number, 0.0) + part
+        elif skill:
+            others.setdefault(skill, {})[number] = part
+    return QuestSpec(state.skill, state.training if level is None else level, kind, dict(sorted(mix.items())), share,
+                     knobs, reason, actions, others, spread.get(BUFFER, 0.0))  # fmt: skip
+
+
+def _rehearsal(
+    state: SkillState, knobs: Knobs, actions: tuple[Action, ...], bad: list[int], others: Collection[SkillState]
+) -> QuestSpec:  # fmt: skip
     """A quest that restores what regressed; the rest of its rows keeps the other levels and the training level warm."""
-    rest = {level: 1.0 for level in range(1, state.training + 1) if level not in bad}
+    rest = {(state.skill, level): 1.0 for level in range(1, state.training + 1) if level not in bad}
+    rest |= {(each.skill, level): 1.0 for each in others for level in range(1, each.mastered + 1)}
     share = REGRESSED_SHARE if rest else 1.0
-    mix = _spread({level: 1.0 for level in bad}, share)
+    spread = {(state.skill, level): part for level, part in _spread(dict.fromkeys(bad, 1.0), share).items()}
     if rest:
-        mix |= _spread(rest, 1 - share)
-    names = ", ".join(f"L{level}" for level in sorted(bad))
-    reason = f"{names} in regression: maintenance before conquest"
-    return QuestSpec(state.skill, min(bad), "rehearsal", dict(sorted(mix.items())), 1.0, knobs, reason,
-                     (*actions, Action("rehearsal", reason)))  # fmt: skip
+        spread |= _spread(rest, 1 - share)
+    reason = f"{', '.join(f'L{level}' for level in bad)} in regression: maintenance before conquest"
+    actions = (*actions, Action("rehearsal", reason))
+    return _spec(state, "rehearsal", {}, spread, 1.0, knobs, reason, actions, min(bad))
 
 
-def row_counts(mix: Mapping[int, float], rows: int) -> dict[int, int]:
-    """Rows per level that sum to `rows` exactly (largest remainder, ties by level); empty levels are left out."""
-    exact = {level: share * rows / sum(mix.values()) for level, share in mix.items()}
-    counts = {level: int(value) for level, value in exact.items()}
+def row_counts(mix: Mapping, rows: int) -> dict:
+    """Rows per key that sum to `rows` exactly (largest remainder, ties by key); empty ones are left out."""
+    whole = sum(mix.values())
+    exact = {key: share * rows / whole for key, share in mix.items()}
+    counts = {key: int(value) for key, value in exact.items()}
     short = rows - sum(counts.values())
-    for level in sorted(exact, key=lambda n: (counts[n] - exact[n], n))[:short]:
-        counts[level] += 1
-    return {level: count for level, count in sorted(counts.items()) if count}
+    for key in sorted(exact, key=lambda k: (counts[k] - exact[k], k))[:short]:
+        counts[key] += 1
+    return {key: count for key, count in sorted(counts.items()) if count}
 
 
 @dataclass(frozen=True)
-class TrialPlan:
-    """One trial as the battle child is told to hold it (`battles.config["trials"]`)."""
+class Practice:
+    """How often a skill was practised: its idle quests, those of other skills since, its last rehearsals in a row."""
 
-    kind: str
-    skill: str
-    level: int
-    closed: bool
-    threshold: float
-    seed: int
-    max_n: int
-
-    def to_dict(self) -> dict:
-        return dict(vars(self))
+    quests: int = 0
+    since: int = 0
+    rehearsals_in_a_row: int = 0
 
 
-def make_trial(kind: str, state: SkillState, level: int, campaign_seed: int, serial: int) -> TrialPlan:
-    """A trial with its size and a seed of its own.
+def practice_deficit(state: SkillState, weak: bool = False) -> float:
+    """How much a skill needs practice, 0.05…1: the share of its goal that is missing, or its worst retention deficit.
 
     Args:
-        serial: trials held so far at this (skill, level); it keys the seed, so that every trial asks fresh problems.
+        weak: it practises a primitive that is weak (contracts B10).
     """
-    closed = level in state.closed
-    sizes = {"promotion": LOOKS[-1], "retention": RETENTION_MIN_N, "scout": SCOUT_N, "manual": MANUAL_N,
-             "probe": PROBE_N}  # fmt: skip
-    size = CLOSED_MAX_TABLE if closed and kind in ("promotion", "manual") else sizes[kind]
-    threshold = CLOSED_THRESHOLD if closed and kind != "retention" else state.threshold
-    seed = seed_of(campaign_seed, "trial", kind, state.skill, level, serial)
-    return TrialPlan(kind, state.skill, level, closed, threshold, seed, size)
-
-
-def plan_trials(
-    state: SkillState, mix: Sequence[int], knobs: Knobs, campaign_seed: int, serials: Mapping[int, int],
-    tried: Collection[int] = (),
-) -> list[TrialPlan]:  # fmt: skip
-    """Trials after a quest that trained the levels in `mix`, in the order in which they are held.
-
-    A promotion trial at the training level (a scout instead while the hint says to wait), scouts at the levels ahead
-    that were trained, and retention checks of at most 6 mastered levels: regressed ones always, others when their last
-    check is 3 quests old or older, oldest first. Last, the probe of the highest mastered levels: the same problems
-    every time, so that the checkpoints of a campaign can be compared (contracts B3); it decides no level.
-
-    Args:
-        tried: levels whose promotion trial this very quest has sat (it was interrupted after it). They are scouted:
-            the weights are the same, and after a fail at least one quest must come first (contracts B2).
-    """
-    plans = []
-
-    def add(kind: str, level: int) -> None:
-        plans.append(make_trial(kind, state, level, campaign_seed, serials.get(level, 0)))
-
-    if not state.complete and state.training in mix:
-        # A quest's promotion trial comes after its training, and once: the wait after a fail is kept by that.
-        add("scout" if knobs.hold_trial or state.training in tried else "promotion", state.training)
-    for level in sorted(mix):
-        if level > state.training:
-            add("scout", level)
-    for level in due_checks(state):
-        add("retention", level)
-    for level in range(max(1, state.mastered - PROBE_LEVELS + 1), state.mastered + 1):
-        plans.append(make_trial("probe", state, level, campaign_seed, 0))
-    return plans
-
-
-def due_checks(state: SkillState) -> list[int]:
-    """Mastered levels to check after the next quest: regressed first, then oldest first, at most 6."""
-    own = {c.level: c for c in state.checks if c.skill == state.skill}
-    due = []
-    for level in range(1, state.mastered + 1):
-        check = own.get(level)
-        if check is None:
-            due.append((1, 0, level))
-        elif check.verdict in ("regression", "lost"):
-            due.append((0, -check.quests_ago, level))
-        elif check.quests_ago + 1 >= CHECK_AFTER:  # + 1: the quest that is about to be trained
-            due.append((1, -check.quests_ago, level))
-    return [level for _, _, level in sorted(due)[:CHECKS_PER_QUEST]]
-
-
-def follow_up(state: SkillState, trained: Sequence[int]) -> int | None:
-    """The level to examine at once after a promotion, or None.
-
-    `state` is the state after the promotion. The next level is tried when the last quest trained it as look-ahead and
-    no scout already shows that it would fail; a hero that learns several levels together need not waste quests.
-    """
-    level = state.training
-    if state.complete or level not in trained or state.quests_since_fail is not None and state.quests_since_fail < 1:
-        return None
-    seen = state.seen.get(level)
-    if seen is not None:
-        threshold = CLOSED_THRESHOLD if level in state.closed else state.threshold
-        if wilson(round(seen.accuracy * seen.n), seen.n)[1] < threshold:
-            return None
-    return level
+    missing = 1 - state.mastered / state.last
+    keep = max(deficits(state).values(), default=0.0)
+    return max(LEAST_DEFICIT, missing, keep, WEAK_DEFICIT if weak else 0.0)
 
 
 def choose_skill(
-    priorities: Mapping[str, float], states: Mapping[str, SkillState], practised: Mapping[str, int]
-) -> str | None:
-    """The skill to practise: regressions first, then the one furthest behind its share of quests (ties by name).
+    priorities: Mapping[str, float], states: Mapping[str, SkillState], practised: Mapping[str, Practice],
+    weak: Collection[str] = (),
+) -> str | None:  # fmt: skip
+    """The skill to practise next, or None when there is none.
+
+    What is in regression comes first, two rehearsals in a row at most. Else the highest priority × deficit × (1 +
+    quests of other skills since its last one): a skill twice as important gets about twice the quests, and none
+    starves.
 
     Args:
-        priorities: {skill: weight} of the hero; skills of weight 0 and unknown ones are left out.
-        practised: {skill: idle quests so far}.
+        priorities: {skill: weight} of the hero or the campaign; weight 0 and unknown skills are left out.
+        weak: skills that practise a weak primitive.
     """
     known = {skill: weight for skill, weight in priorities.items() if weight > 0 and skill in states}
     if not known:
         return None
 
-    def order(skill: str) -> tuple[bool, float, str]:
-        fine = not regressed(c for c in states[skill].checks if c.skill == skill)
-        return fine, (practised.get(skill, 0) + 1) / known[skill], skill
+    def order(skill: str) -> tuple[bool, float, float, int, str]:
+        state, done = states[skill], practised.get(skill, Practice())
+        broken = bool(state.regressed) and done.rehearsals_in_a_row < REHEARSALS_IN_A_ROW
+        weight = known[skill] * practice_deficit(state, skill in weak)
+        return not broken, -weight * (1 + done.since), -weight, done.quests, skill
 
     return min(known, key=order)

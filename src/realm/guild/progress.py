@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from realm import db
 from realm.guild import campaigns
 from realm.guild.levels import Check, wilson
+from realm.guild.skills import Skill, SkillError, all_skills, get_skill
 
 STEPS_PER_LEVEL = 1000  # the hero's clock level (realm-rules §1)
 CHECK_KINDS = ("promotion", "retention")
@@ -122,10 +123,7 @@ def xp_of(connection: sa.Connection, campaign_id: str) -> float:
 
 def hero_progress(connection: sa.Connection, campaign_id: str, skills: list[Any] | None = None) -> HeroProgress:
     """Everything about the campaign's hero at once; `skills` default: the shipped ones."""
-    if skills is None:
-        from realm.guild.skills import all_skills
-
-        skills = all_skills()
+    skills = all_skills() if skills is None else skills
     per_skill = skill_progress(connection, campaign_id, skills)
     mastered = mastered_levels(connection, campaign_id)
     step = step_reached(connection, campaign_id)
@@ -188,6 +186,36 @@ def retention_checks(connection: sa.Connection, campaign_id: str) -> list[Check]
             if row is not None:
                 verdict = row.verdict if row.kind == "retention" else "held"
                 found.append(Check(skill, level, verdict, quests_trained(connection, campaign_id, row.started_at)))
+    return found
+
+
+def holds(connection: sa.Connection, campaign_id: str, skill: str, mastered: int) -> dict[int, int]:
+    """{mastered level: retention checks in a row, up to now, that found it held}."""
+    table, found = db.trials, dict.fromkeys(range(1, mastered + 1), 0)
+    query = sa.select(table.c.level, table.c.verdict).where(
+        table.c.campaign_id == campaign_id, table.c.skill == skill, table.c.kind == "retention",
+        table.c.level <= mastered)  # fmt: skip
+    for level, verdict in connection.execute(query.order_by(table.c.started_at, table.c.id)):
+        found[level] = found[level] + 1 if verdict == "held" else 0 if verdict in ("regression", "lost") else (
+            found[level])  # fmt: skip
+    return found
+
+
+def played_skills(connection: sa.Connection, campaign: Mapping[str, Any]) -> list[Skill]:
+    """Skills that a campaign's pages speak of: those its hero has a priority for, and those with a level or a quest.
+
+    One that cannot be loaded (a module that was removed) is left out.
+    """
+    wanted = [skill for skill, weight in ((campaign["config"] or {}).get("skill_priorities") or {}).items() if weight]
+    for table in (db.levels, db.quests):
+        query = sa.select(table.c.skill).where(table.c.campaign_id == campaign["id"], table.c.skill.is_not(None))
+        wanted += sorted(connection.execute(query.distinct()).scalars())
+    found = []
+    for skill_id in dict.fromkeys(wanted):
+        try:
+            found.append(get_skill(skill_id))
+        except SkillError:
+            continue  # its levels still count in the sums; what it is can no longer be told
     return found
 
 

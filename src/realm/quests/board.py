@@ -48,7 +48,8 @@ class NewQuest:
     steps: int | None = None
     skill: str | None = None
     level: int | None = None
-    mix: Mapping[str, float] | None = None
+    mix: Mapping[Any, float] | None = None
+    rehearsal: Mapping[str, Any] | None = None
     content_sha256: str | None = None
     format: str | None = None
     report: dict[str, Any] | None = None

@@ -1,14 +1,15 @@
 """Idle quests: training rows made by a skill when the board is empty (realm-rules §13).
 
-A quest's file is a pure function of `IdleOrder`: the same order gives the same bytes, so the file of a finished quest
-need not be kept. Rows are tagged with their origin ("procedural-verified": the golden answer comes from the generator
-and a sample of rows is graded here by the skill's own grader).
+A quest's file is a pure function of `IdleOrder` (and of the rehearsal buffer, where the order asks for rows of it): the
+same order gives the same bytes, so the file of a finished quest need not be kept. Rows are tagged with their origin
+("procedural-verified": the golden answer comes from the generator and a sample of rows is graded here by the skill's
+own grader).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,37 +27,62 @@ class IdleError(RuntimeError):
 
 @dataclass(frozen=True)
 class IdleOrder:
-    """Everything that decides the bytes of an idle quest. `counts` is {level: rows}; JSON keys may be strings."""
+    """Everything that decides the bytes of an idle quest.
+
+    `counts` is {level: rows}, `others` {skill: {level: rows}} rehearsed of other skills, `versions` theirs, `buffer`
+    the rows out of the rehearsal buffer.
+    """
 
     skill: str
     version: str
     counts: Mapping[int, int]
     seed: int
     ease: float = 0.0
+    others: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    buffer: int = 0
 
     def to_origin(self, **more: Any) -> dict[str, Any]:
-        """The quest's `origin` column."""
-        return {"kind": ORIGIN, **asdict(self), "counts": {str(n): c for n, c in self.counts.items()}, **more}
+        """The quest's `origin` column (keys of JSON objects are strings)."""
+        others = {skill: _texts(counts) for skill, counts in self.others.items()}
+        return {"kind": ORIGIN, **asdict(self), "counts": _texts(self.counts), "others": others, **more}
 
     @classmethod
     def from_origin(cls, origin: Mapping[str, Any]) -> IdleOrder:
-        counts = {int(level): int(count) for level, count in origin["counts"].items()}
-        return cls(origin["skill"], origin["version"], counts, int(origin["seed"]), float(origin.get("ease", 0.0)))
+        others = {skill: _numbers(counts) for skill, counts in origin.get("others", {}).items()}
+        return cls(origin["skill"], origin["version"], _numbers(origin["counts"]), int(origin["seed"]),
+                   float(origin.get("ease", 0.0)), others, origin.get("versions", {}), int(origin.get("buffer", 0)))
+
+
+def _texts(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(level): count for level, count in counts.items()}
+
+
+def _numbers(counts: Mapping[str, int]) -> dict[int, int]:
+    return {int(level): int(count) for level, count in counts.items()}
 
 
 def problems(order: IdleOrder, skill: Skill | None = None) -> Iterator[Problem]:
-    """The problems of an order, level by level (the battle draws them in its own keyed order).
+    """The problems of an order, level by level (the battle draws them in its own keyed order), rehearsal last.
 
     Raises:
-        IdleError: the skill is of another version than the order, so the rows would be others.
+        IdleError: a skill is of another version than the order, so the rows would be others.
     """
-    skill = get_skill(order.skill) if skill is None else skill
-    if skill.version != order.version:
-        raise IdleError(f"skill {order.skill} is version {skill.version}, the order was made with {order.version}; "
-                        "make a new idle quest")  # fmt: skip
+    own = _right_version(get_skill(order.skill) if skill is None else skill, order.version)
     for level, count in sorted(order.counts.items()):
-        made = skill.generate(level, count, seed_of(order.seed, level), "train")
-        yield from _eased(made, order, skill, level) if order.ease else made
+        made = own.generate(level, count, seed_of(order.seed, level), "train")
+        yield from _eased(made, order, own, level) if order.ease else made
+    for name, counts in sorted(order.others.items()):
+        other = _right_version(get_skill(name), order.versions[name])
+        for level, count in sorted(counts.items()):
+            yield from other.generate(level, count, seed_of(order.seed, name, level), "train")
+
+
+def _right_version(skill: Skill, version: str) -> Skill:
+    if skill.version != version:
+        raise IdleError(f"skill {skill.id} is version {skill.version}, the order was made with {version}; "
+                        "make a new idle quest")  # fmt: skip
+    return skill
 
 
 def _eased(made: list[Problem], order: IdleOrder, skill: Skill, level: int) -> Iterator[Problem]:
@@ -82,16 +108,17 @@ def write(order: IdleOrder, path: Path, skill: Skill | None = None) -> dict[str,
         IdleError: the grader rejects a golden answer, or a row is not of the training split.
     """
     skill = get_skill(order.skill) if skill is None else skill
+    skills = {order.skill: skill, **{name: get_skill(name) for name in order.others}}
     questions: set[str] = set()
     with AtomicWriter(path) as out:
         for index, problem in enumerate(problems(order, skill)):
             if problem.split != "train":
                 raise IdleError(f"{problem.id} belongs to the {problem.split} split; idle quests train on train only")
             if index % GRADED_EVERY == 0:
-                grade = skill.grade(problem, problem.golden)
+                grade = skills[problem.skill].grade(problem, problem.golden)
                 if not grade.correct:
                     raise IdleError(f"{problem.id}: the grader rejects the golden answer ({grade.reason}); "
-                                    f"skill {skill.id} must be mended before it is trained on")  # fmt: skip
+                                    f"skill {problem.skill} must be mended before it is trained on")  # fmt: skip
             questions.add(problem.id)
             out.write(row(problem))
     return {"rows": out.rows, "sha256": out.sha256, "distinct": len(questions) / max(1, out.rows)}

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from realm import db, events
-from realm.guild import progress
+from realm.guild import campaigns, progress
 from realm.guild.levels import CLOSED_THRESHOLD, LOOKS, needed, wilson
 from realm.guild.skills import Skill, all_skills
 from realm.quests import board
@@ -190,9 +190,12 @@ def last_exam(connection: sa.Connection, campaign_id: str | None) -> dict[str, A
 
 
 def skills(connection: sa.Connection, campaign_id: str | None) -> list[dict[str, Any]]:
-    """Every skill with its levels, the hero's place in it, its last trials at the training level and regressions."""
-    reached = progress.skill_progress(connection, campaign_id or "", all_skills())
-    return [_skill(connection, campaign_id, skill, reached[skill.id]) for skill in all_skills()]
+    """Every skill that is played (before the first campaign: every shipped one) with its levels, the hero's place in
+    it, its last trials at the training level and regressions."""
+    campaign = campaigns.get(connection, campaign_id) if campaign_id else None
+    shown = progress.played_skills(connection, campaign) if campaign else all_skills()
+    reached = progress.skill_progress(connection, campaign_id or "", shown)
+    return [_skill(connection, campaign_id, skill, reached[skill.id]) for skill in shown]
 
 
 def _skill(connection: sa.Connection, campaign_id: str | None, skill: Skill, at: progress.SkillProgress) -> dict:

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from realm import db, events
 from realm.guild import campaigns, progress
-from realm.guild.skills import all_skills
 from realm.quests import board
 from realm.settings import RealmHome
 from realm.state import machine
@@ -58,7 +57,7 @@ def snapshot(connection: sa.Connection, home: RealmHome) -> RealmSnapshot:
     mode = campaigns.value(connection, "mode", "train")
     hero, skills = None, {}
     if campaign:
-        reached = progress.hero_progress(connection, campaign["id"], all_skills())
+        reached = progress.hero_progress(connection, campaign["id"], progress.played_skills(connection, campaign))
         hero = Hero(
             id=campaign["hero_id"], name=(campaign["config"] or {}).get("name") or campaign["hero_id"],
             level=reached.level, step=reached.step, total_level=reached.total_level, xp=reached.xp,

@@ -24,7 +24,7 @@ import orjson
 
 from afs.jsonl import AtomicWriter, BadRow, Counts, Quarantine, Row, file_sha256, read_rows
 from afs.training.converters import ConversionError, detect, is_preference, to_messages
-from realm.guild.skills import Skill
+from realm.guild.skills import Skill, get_skill
 from realm.heroes.chat import RenderError
 from realm.temple.hashset import HashSet
 from realm.temple.tokens import TokenCounter
@@ -414,9 +414,11 @@ def _balance(gate: Gate, counts: Counts) -> dict[str, Any]:
 
 
 def check_idle(path: Path, skill: Skill) -> dict[str, Any]:
-    """The QUICK gate for a quest that a skill made: every row sound and of the training split.
+    """The QUICK gate for a quest that skills made: every row sound and of the training split of its own skill.
 
-    Duplicates are allowed: closed levels are tables that repeat.
+    Rows name their skill where it is not `skill` itself (rehearsal); rows of no skill (out of the rehearsal buffer)
+    passed the gate with their file and must only be no exam problem of `skill`. Duplicates are allowed: closed
+    levels are tables that repeat.
 
     Raises:
         GateError: a single row that fails; rows from inside are right or the skill is broken.
@@ -429,8 +431,10 @@ def check_idle(path: Path, skill: Skill) -> dict[str, Any]:
     for row in read_rows(path, on_bad, counts, MAX_LINE):
         messages = row.value.get("messages")
         fault = check_roles(messages) if isinstance(messages, list) else "no messages"
-        split = None if fault else skill.split_of(messages[0]["content"])
-        if fault or split != "train":
+        of = row.value.get("skill", None if row.value.get("rehearsal") else skill.id)
+        owner = skill if of in (None, skill.id) else get_skill(of)
+        split = None if fault else owner.split_of(messages[0]["content"])
+        if fault or split != "train" and not (of is None and split is None):
             what = fault or f"split {split}, only train may be trained on"
             raise GateError(f"{path}:{row.line}: {what}; skill {skill.id} wrote a bad row, mend its generator")
         counts.out += 1
