@@ -6,19 +6,18 @@ buffered rows, the battle's step and the events that happened leave together in 
 
 from __future__ import annotations
 
-import bisect
 import logging
 import os
 import signal
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 
 from realm import db, events
+from realm.guild.progression.combat import HITS, Hits
 from realm.guild.strain import Reading, StrainTracker
 from realm.settings import RealmHome
 from realm.vault.checkpoints import disk_full
@@ -28,9 +27,6 @@ FLUSH_S = 0.25
 POLL_S = 0.05
 BEAT_S = 60.0  # inside a long trial, between two signs of life
 FULL_S = 1.0  # between two tries to write to a full disk
-HITS = 500  # window of the critical-hit percentile
-HITS_MIN = 100  # fewer hits make no percentile
-HIT_FLOOR = 1e-4  # loss floor of a hit (realm-rules §1)
 CLOCK_STEPS = 1000  # optimizer steps per hero level
 
 Order = Literal["run", "stop", "skip"]
@@ -75,25 +71,6 @@ class Orders:
 
     def close(self) -> None:
         self._raw.close()
-
-
-class Hits:
-    """Hits (1 / step loss) of a quest and whether one is critical: above the 99th percentile of the last 500."""
-
-    def __init__(self, values: list[float] | None = None) -> None:
-        self.window: deque[float] = deque(values or [], maxlen=HITS)
-        self._sorted = sorted(self.window)
-
-    def add(self, loss: float) -> tuple[float, bool]:
-        """The step's hit and whether it is critical, judged against the hits before it."""
-        hit = 1 / max(loss, HIT_FLOOR)
-        n = len(self._sorted)
-        critical = n >= HITS_MIN and hit > self._sorted[min(n - 1, int(0.99 * n))]
-        if n == HITS:
-            del self._sorted[bisect.bisect_left(self._sorted, self.window[0])]
-        self.window.append(hit)
-        bisect.insort(self._sorted, hit)
-        return hit, critical
 
 
 class Pulse:
