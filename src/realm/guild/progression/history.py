@@ -1,0 +1,142 @@
+"""The facts that achievements are drawn from: frozen rows of a campaign, in the order in which they became known.
+
+Only what is never changed afterwards is read (levels, trials, blessings, beginnings of runs), so what was true of the
+facts up to a moment stays true. `History.of` sorts, so the order in which rows are found says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+import sqlalchemy as sa
+
+from realm import db
+
+
+@dataclass(frozen=True)
+class LevelFact:
+    """A level was mastered at Unix second `t`, proved by a trial."""
+
+    skill: str
+    level: int
+    closed: bool
+    t: float
+    step: int
+    trial_id: str
+
+
+@dataclass(frozen=True)
+class TrialFact:
+    """A trial ended at `t`. `quest_id` is the quest after which it was sat; `primitives`: {tag: (correct, n)}."""
+
+    id: str
+    t: float
+    kind: str
+    skill: str
+    level: int
+    closed: bool
+    n: int
+    correct: int
+    verdict: str
+    suspicious: bool
+    step: int
+    checkpoint_id: str
+    quest_id: str | None = None
+    primitives: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BlessingFact:
+    """A quest was blessed at `t`; kind, skill, school and content are the quest's own."""
+
+    id: str
+    t: float
+    quest_id: str
+    verdict: str
+    quality: float
+    effort: float
+    xp: float
+    kind: str
+    skill: str | None = None
+    school: str = "scribe"
+    content: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFact:
+    """A run began at `t`; `parent_step`: of the checkpoint it goes on from, None for a campaign's first run."""
+
+    id: str
+    t: float
+    parent_step: int | None
+
+
+_ORDER = {"levels": attrgetter("t", "skill", "level"), "trials": attrgetter("t", "id"),
+          "blessings": attrgetter("t", "id"), "runs": attrgetter("t", "id")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class History:
+    """The facts of one campaign; make it with `of`, which sorts them."""
+
+    levels: tuple[LevelFact, ...] = ()
+    trials: tuple[TrialFact, ...] = ()
+    blessings: tuple[BlessingFact, ...] = ()
+    runs: tuple[RunFact, ...] = ()
+
+    @classmethod
+    def of(cls, levels: Iterable[LevelFact] = (), trials: Iterable[TrialFact] = (),
+           blessings: Iterable[BlessingFact] = (), runs: Iterable[RunFact] = ()) -> History:  # fmt: skip
+        """The facts in the order in which they became known; ties by id."""
+        given = {"levels": levels, "trials": trials, "blessings": blessings, "runs": runs}
+        return cls(**{name: tuple(sorted(rows, key=_ORDER[name])) for name, rows in given.items()})
+
+    def until(self, t: float) -> History:
+        """What was known at `t`."""
+        return History(**{name: tuple(row for row in getattr(self, name) if row.t <= t) for name in _ORDER})
+
+
+def read_history(connection: sa.Connection, campaign_id: str) -> History:
+    """The history of one campaign; an unknown one has none."""
+    return History.of(_levels(connection, campaign_id), _trials(connection, campaign_id),
+                      _blessings(connection, campaign_id), _runs(connection, campaign_id))  # fmt: skip
+
+
+def _levels(connection: sa.Connection, campaign_id: str) -> list[LevelFact]:
+    table = db.levels
+    query = sa.select(table).where(table.c.campaign_id == campaign_id)
+    return [LevelFact(r.skill, r.level, r.closed, r.mastered_at, r.step, r.trial_id)
+            for r in connection.execute(query)]  # fmt: skip
+
+
+def _trials(connection: sa.Connection, campaign_id: str) -> list[TrialFact]:
+    c = db.trials.c
+    query = sa.select(
+        c.id, c.started_at, c.seconds, c.kind, c.skill, c.level, c.closed, c.n, c.correct, c.verdict, c.suspicious,
+        c.step, c.checkpoint_id, c.quest_id, c.by_primitive,
+    ).where(c.campaign_id == campaign_id, c.skill.is_not(None), c.level.is_not(None), c.n > 0)  # fmt: skip
+    return [
+        TrialFact(r.id, r.started_at + r.seconds, r.kind, r.skill, r.level, r.closed, r.n, r.correct, r.verdict,
+                  r.suspicious, r.step, r.checkpoint_id, r.quest_id,
+                  {tag: (counts[0], counts[1]) for tag, counts in (r.by_primitive or {}).items()})
+        for r in connection.execute(query)
+    ]  # fmt: skip
+
+
+def _blessings(connection: sa.Connection, campaign_id: str) -> list[BlessingFact]:
+    b, q = db.blessings.c, db.quests.c
+    query = sa.select(
+        b.id, b.t, b.quest_id, b.verdict, b.quality, b.effort, b.xp, q.kind, q.skill, q.school, q.content_sha256
+    ).select_from(db.blessings.outerjoin(db.quests, q.id == b.quest_id)).where(b.campaign_id == campaign_id)
+    return [BlessingFact(r.id, r.t, r.quest_id, r.verdict, r.quality, r.effort, r.xp, r.kind or "", r.skill,
+                         r.school or "", r.content_sha256) for r in connection.execute(query)]  # fmt: skip
+
+
+def _runs(connection: sa.Connection, campaign_id: str) -> list[RunFact]:
+    runs, checkpoints = db.runs, db.checkpoints
+    query = sa.select(runs.c.id, runs.c.created_at, runs.c.parent_checkpoint_id, checkpoints.c.step).select_from(
+        runs.outerjoin(checkpoints, checkpoints.c.id == runs.c.parent_checkpoint_id)
+    ).where(runs.c.campaign_id == campaign_id)  # fmt: skip
+    return [RunFact(r.id, r.created_at, r.step) for r in connection.execute(query)]
