@@ -366,8 +366,27 @@ def _revive(connection: sa.Connection, home: RealmHome, payload: Mapping[str, An
     return Done({"checkpoint_id": checkpoint_id, "revived": checkpoints.revive(connection, checkpoint_id)})
 
 
+def _rollback(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    """Go back to a checkpoint: a running battle is asked to stop first, the loop does the rest (`rollback.py`)."""
+    checkpoint_id, campaign = payload.get("checkpoint_id"), campaigns.active(connection)
+    row = connection.execute(sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)).mappings().first()
+    if row is None:
+        raise Refused(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
+    if campaign is None or row["campaign_id"] != campaign["id"]:
+        raise Refused(f"checkpoint {checkpoint_id} belongs to another campaign than the one that is played; "
+                      "activate that one first")  # fmt: skip
+    if row["state"] != "live":
+        raise Refused(f"checkpoint {checkpoint_id} is {row['state']}; `python3 -m training vault verify "
+                      f"{checkpoint_id}` takes it into use again once its folder is whole")  # fmt: skip
+    battle = plan.open_battle(connection)
+    if battle is not None and battle["desired"] not in ("stop", "skip"):
+        campaigns.set_value(connection, PAUSED, False)
+        _desire(connection, battle, "stop")
+    return Later({"checkpoint_id": checkpoint_id, "wants": "rollback"})
+
+
 def wishes(connection: sa.Connection, wants: str) -> list[dict[str, Any]]:
-    """Accepted commands that the loop itself carries out ("trial", "idle"), oldest first."""
+    """Accepted commands that the loop itself carries out ("trial", "idle", "rollback"), oldest first."""
     return [c for c in pending(connection) if c["result"] and c["result"].get("wants") == wants]
 
 
@@ -375,11 +394,11 @@ HANDLERS: dict[str, Handler] = {
     "battle.pause": _pause, "battle.resume": _resume, "battle.stop": _stop, "battle.skip": _skip,
     "battle.save": _save, "mode": _set_mode, "quest.retry": _retry, "quest.move": _move, "quest.hold": _hold,
     "quest.unhold": _unhold, "quest.delete": _withdraw, "trial.run": _trial, "idle.generate": _idle,
-    "hero.use": _hero, "vault.revive": _revive,
+    "hero.use": _hero, "vault.revive": _revive, "hero.rollback": _rollback,
 }  # fmt: skip
 OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]] = {
     "battle.pause": _paused, "battle.resume": _resumed, "battle.stop": _ended, "battle.skip": _ended,
     "battle.save": _saved, "hero.use": _playing,
 }  # fmt: skip
 # These wait for a free moment of the loop, which may be a whole quest away.
-OWN_TIME = ("trial.run", "idle.generate")
+OWN_TIME = ("trial.run", "idle.generate", "hero.rollback")

@@ -49,20 +49,33 @@ def _fall_back(
     connection: sa.Connection, home: RealmHome, campaign_id: str, newest: dict[str, Any], parent: dict[str, Any]
 ) -> None:  # fmt: skip
     run_id = campaigns.new_run(connection, campaign_id, parent["id"], f"checkpoint {newest['id']} is corrupt")
-    again, gone = [], []
-    for quest in reversed(lost_quests(connection, campaign_id, campaigns.lineage(connection, run_id, parent["step"]))):
-        if board.locate(home, quest) is None:
-            gone.append(quest["name"])
-            continue
-        board.again(connection, quest["id"], "its training was lost with a corrupt checkpoint")
-        board.settle_file(connection, home, quest["id"])
-        again.append(quest["name"])
+    again, gone = queue_lost(connection, home, campaign_id, run_id, parent["step"],
+                             "its training was lost with a corrupt checkpoint")  # fmt: skip
     text = (f"The checkpoint at step {newest['step']:,} is corrupt: a new run goes on from step {parent['step']:,}"
-            + (f"; queued again: {', '.join(reversed(again))}" if again else "")
-            + (f"; their files are gone: {', '.join(reversed(gone))}" if gone else ""))  # fmt: skip
+            + (f"; queued again: {', '.join(again)}" if again else "")
+            + (f"; their files are gone: {', '.join(gone)}" if gone else ""))  # fmt: skip
     events.emit(connection, "alert", text, "trouble", alert_id=f"fallback:{run_id}", code="fell_back",
                 what="going on with the campaign", why=text,
                 fix="Nothing to do: lost files are trained again, and practice is made anew where it is needed.")
+
+
+def queue_lost(
+    connection: sa.Connection, home: RealmHome, campaign_id: str, run_id: str, step: int, reason: str,
+    hold: bool = False,
+) -> tuple[list[str], list[str]]:  # fmt: skip
+    """Queue the files again whose training is not in a run that goes on from `step`: (names queued, names of files
+    that are gone), in the order in which they were trained. With `hold` they wait for the player's word."""
+    again, gone = [], []
+    for quest in reversed(lost_quests(connection, campaign_id, campaigns.lineage(connection, run_id, step))):
+        if board.locate(home, quest) is None:
+            gone.append(quest["name"])
+            continue
+        board.again(connection, quest["id"], reason)
+        if hold:
+            board.hold(connection, quest["id"])
+        board.settle_file(connection, home, quest["id"])
+        again.append(quest["name"])
+    return again[::-1], gone[::-1]
 
 
 def lost_quests(

@@ -57,3 +57,49 @@ def vault_verify(
     if checkpoint_id and found[0].state == "corrupt" and not any(results.values()):
         order("vault.revive", {"checkpoint_id": checkpoint_id}, as_json)
     raise typer.Exit(1 if any(results.values()) else 0)
+
+
+@vault_app.command("rollback")
+def vault_rollback(
+    checkpoint_id: Annotated[str, typer.Argument(help="The checkpoint to go on from; `vault list` names them.")],
+    as_json: Json = False,
+) -> None:
+    """Go on from an earlier checkpoint, in a new run; nothing is deleted, and files trained since are held.
+
+    Its hashes are verified first. A running battle saves and stops before.
+    """
+    import sqlalchemy as sa
+
+    from realm import db
+
+    c = db.checkpoints.c
+    with db.read(open_db(RealmHome())) as connection:
+        known = connection.execute(sa.select(c.id).where(c.id == checkpoint_id)).first()
+    if known is None:
+        raise Refused(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
+    order("hero.rollback", {"checkpoint_id": checkpoint_id}, as_json, wait_s=60.0)
+
+
+@vault_app.command("guard")
+def vault_guard(as_json: Json = False) -> None:
+    """What the collapse guard sees: answers, held-out strain and human text over the last idle quests."""
+    from realm import db
+    from realm.guild import campaigns, collapse
+
+    with db.read(open_db(RealmHome())) as connection:
+        campaign = campaigns.active(connection)
+        if campaign is None:
+            raise Refused("no campaign is played yet; `python3 -m training start-all` begins one")
+        kept = collapse.notes(connection, campaign["id"])
+        generations = collapse.history(connection, campaign["id"], kept["generations"])
+    verdict = collapse.judge(generations)
+    rows = [[g.name, *(_mean(getattr(g, m)) for m in collapse.MEASURES)] for g in generations]
+    lines = [table(rows, ["idle quest", *collapse.MEASURES]), f"{verdict.state}: {verdict.reason}",
+             *(f"{act['act']}: {act['reason']}" for act in kept["acts"])]  # fmt: skip
+    say({"verdict": verdict.to_dict(), "generations": [g.to_dict() for g in generations], "acts": kept["acts"]},
+        as_json, "\n".join(lines))  # fmt: skip
+
+
+def _mean(strata) -> str:
+    whole = sum(weight for _, weight in strata.values())
+    return f"{sum(value * weight for value, weight in strata.values()) / whole:.3f}" if whole else ""
