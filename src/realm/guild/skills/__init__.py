@@ -37,13 +37,31 @@ def _primitive(name: str) -> Skill:
     return skill(name)
 
 
+def _reasoning_gym(name: str) -> Skill:
+    from realm.guild.skills.reasoning_gym import make
+
+    return make(name)
+
+
+def _remote(name: str) -> Skill:
+    from realm.guild.skills.remote import make
+
+    return make(name)
+
+
+def _passives() -> Skill:
+    from realm.guild.passives import PassiveSuite
+
+    return PassiveSuite()
+
+
 # One line per shipped skill: deleting the line and the folder removes the skill.
 _FACTORIES: dict[str, Callable[[], Skill]] = {"bin": _bin}
 _FACTORIES |= {name: partial(_primitive, name) for name in READY}
 # Skills that are examined and never practised: no quest is made of them, no page lists them as a goal.
-_EXAMS: dict[str, Callable[[], Skill]] = {}
+_EXAMS: dict[str, Callable[[], Skill]] = {"passives": _passives}
 # Skills with a prefix in their id are made from the rest of it: `rg:chain_sum`, `module:pattern-master`, `url:name`.
-_SOURCES: dict[str, Callable[[str], Skill]] = {}
+_SOURCES: dict[str, Callable[[str], Skill]] = {"rg": _reasoning_gym, "url": _remote}
 _LOADED: dict[str, Skill] = {}
 
 
