@@ -18,10 +18,12 @@ from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
 from realm import db, events
+from realm.guild import campaigns
 from realm.guild.skills import SkillError, get_skill
 from realm.settings import RealmHome
 from realm.state import orders, queries, uploads
 from realm.state.guard import Guard
+from realm.state.progression import Progression, progression
 from realm.state.reader import champion_id, snapshot
 from realm.state.snapshot import RealmSnapshot
 from realm.state.stream import EventStream, Hub, hub_of
@@ -111,6 +113,12 @@ def _reads(router: APIRouter, home: RealmHome, hub: Hub) -> None:
     def skills() -> list[dict[str, Any]]:
         with db.read(hub.engine) as connection:
             return queries.skills(connection, snapshot(connection, home).campaign.id)
+
+    @router.get("/progression")
+    def progression_now() -> Progression:
+        """Title, debuffs, achievements and combat results of the active campaign's hero."""
+        with db.read(hub.engine) as connection:
+            return progression(connection, campaigns.value(connection, campaigns.ACTIVE))
 
     @router.get("/checkpoints")
     def checkpoints() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from realm import db
-from realm.guild.progress import mastered_levels
+from realm.guild.progression.lineage import mastered_by
 
 # The probe bucket decides where it was asked; until then the held-out trials on that very checkpoint.
 _KINDS = ("probe", "promotion", "retention")
@@ -36,11 +36,11 @@ def candidates(connection: sa.Connection, campaign_id: str) -> list[Candidate]:
     """Live checkpoints of the campaign with a trial of their own, best first."""
     table, trials = db.checkpoints, db.trials
     examined = sa.select(trials.c.checkpoint_id).where(trials.c.campaign_id == campaign_id)
-    query = sa.select(table.c.id, table.c.step).where(
+    query = sa.select(table.c.id, table.c.run_id, table.c.step).where(
         table.c.campaign_id == campaign_id, table.c.state == "live", table.c.id.in_(examined))  # fmt: skip
     found = []
-    for checkpoint_id, step in connection.execute(query):
-        mastered = mastered_levels(connection, campaign_id, step)
+    for checkpoint_id, run_id, step in connection.execute(query).all():
+        mastered = mastered_by(connection, campaign_id, run_id, step)
         accuracy = _accuracy(connection, checkpoint_id, mastered)
         found.append(Candidate(checkpoint_id, step, sum(mastered.values()), accuracy))
     return sorted(found, key=lambda c: (c.rank, c.checkpoint_id), reverse=True)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from realm import db
 from realm.guild import progress
 from realm.guild.levels import CHECK_MAX_AGE, LOST_BELOW, THRESHOLD, WAIT_AFTER_FAIL, regressed
-from realm.guild.progression.lineage import Line, line_of
+from realm.guild.progression.lineage import Line, held_on, line_of
 
 DRILL_TRIALS = 3
 DRILL_RISE = 0.05  # nats per token over the three trials; trials of 40 problems differ by less from chance alone
@@ -320,13 +320,11 @@ def _severed_levels(
     query = sa.select(t.id, t.started_at, lv.skill, lv.level, t.n, t.correct, t.verdict, c.run_id, c.step).select_from(
         db.levels.join(db.trials, t.id == lv.trial_id).join(db.checkpoints, c.id == t.checkpoint_id)
     ).where(lv.campaign_id == campaign_id).order_by(lv.skill, lv.level)  # fmt: skip
-    found = []
+    found, again = [], held_on(connection, campaign_id, line)
     for r in connection.execute(query).all():
         if line.has(r.run_id, r.step) or r.level > mastered.get(r.skill, 0):
             continue
-        again = _exam(connection, line, t.campaign_id == campaign_id, t.skill == r.skill, t.level == r.level,
-                      t.kind == "retention")  # fmt: skip
-        if again is None or again.verdict != "held":
+        if (r.skill, r.level) not in again:
             found.append(Exam(r.id, r.started_at, r.skill, r.level, r.n, r.correct, r.verdict))
     return tuple(found)
 
