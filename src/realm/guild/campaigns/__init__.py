@@ -2,6 +2,9 @@
 
     campaign_id = ensure_active(connection, profile.id, profile.model_dump(mode="json"))
 
+`lifecycle.py` makes, pauses, archives and restores them; `method.py` says what they play for; `report.py` tells how it
+went, from `facts.py` by `climb.py`, `forgetting.py` and `cap.py`. See them with `python3 -m training campaign list`.
+
 A *run* is an unbroken line of optimizer steps; `current_run` is the one that goes on, `parent_checkpoint` where it
 goes on from. All functions take a connection; those that write belong inside `db.write`.
 """
@@ -16,6 +19,7 @@ import sqlalchemy as sa
 from realm import db, events
 
 ACTIVE = "campaign"  # key in realm_values
+CHOSEN = "campaign:{}"  # of a hero: the campaign it plays when it is its turn
 
 
 def value(connection: sa.Connection, key: str, default: Any = None) -> Any:
@@ -51,7 +55,8 @@ def active(connection: sa.Connection) -> dict[str, Any] | None:
 
 
 def ensure_active(connection: sa.Connection, hero_id: str, config: dict[str, Any], seed: int | None = None) -> str:
-    """Id of the hero's active campaign; goes on with its newest one, or starts the first, and makes it the active one.
+    """Id of the hero's active campaign, made the active one: the one that was chosen for it (`choose`), else the one it
+    played last, else its newest, else its first, which is started. Archived ones are left in peace.
 
     Args:
         config: the resolved hero profile, kept as the campaign's method.
@@ -59,33 +64,64 @@ def ensure_active(connection: sa.Connection, hero_id: str, config: dict[str, Any
             the same realm set up twice plays the same game.
     """
     table = db.campaigns
-    query = sa.select(table.c.id, table.c.state, table.c.name).where(
-        table.c.hero_id == hero_id, table.c.state != "archived")  # fmt: skip
-    found = connection.execute(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(1)).first()
+    found = chosen(connection, hero_id)
     current = value(connection, ACTIVE)
     if found is None:
         campaign_id, name = _start(connection, hero_id, config, seed)
     else:
-        campaign_id, name = found.id, found.name
-    if current == campaign_id and found is not None and found.state == "active":
+        campaign_id, name = found["id"], found["name"]
+    if current == campaign_id and found is not None and found["state"] == "active":
         return campaign_id
     if current and current != campaign_id:
         was_active = sa.and_(table.c.id == current, table.c.state == "active")
         connection.execute(sa.update(table).where(was_active).values(state="paused"))
     connection.execute(sa.update(table).where(table.c.id == campaign_id).values(state="active"))
     set_value(connection, ACTIVE, campaign_id)
+    set_value(connection, CHOSEN.format(hero_id), campaign_id)
     events.emit(connection, "campaign", f"Campaign {name} of hero {hero_id} is active", "deed",
                 campaign_id=campaign_id, state="active", name=name)  # fmt: skip
     return campaign_id
 
 
+def chosen(connection: sa.Connection, hero_id: str) -> dict[str, Any] | None:
+    """The campaign that the hero plays when it is its turn, or None when it has none that is not archived."""
+    table = db.campaigns
+    query = sa.select(table).where(table.c.hero_id == hero_id, table.c.state != "archived")
+    asked = value(connection, CHOSEN.format(hero_id))
+    order = (sa.case((table.c.id == (asked or ""), 0), else_=1), table.c.created_at.desc(), table.c.id.desc())
+    row = connection.execute(query.order_by(*order).limit(1)).mappings().first()
+    return dict(row) if row else None
+
+
+def choose(connection: sa.Connection, campaign: dict[str, Any]) -> None:
+    """Note which campaign its hero plays from its next turn on; `ensure_active` makes it so."""
+    set_value(connection, CHOSEN.format(campaign["hero_id"]), campaign["id"])
+
+
+def free_name(connection: sa.Connection, hero_id: str) -> str:
+    """`<hero>-<n>` with the smallest n above the number of the hero's campaigns that no campaign has (archived ones
+    count: a name is never used twice)."""
+    table = db.campaigns
+    number = connection.execute(sa.select(sa.func.count()).where(table.c.hero_id == hero_id)).scalar_one() + 1
+    while named(connection, f"{hero_id}-{number}") is not None:
+        number += 1
+    return f"{hero_id}-{number}"
+
+
+def named(connection: sa.Connection, name: str) -> dict[str, Any] | None:
+    """The campaign of this name, upper or lower case, or None."""
+    query = sa.select(db.campaigns).where(sa.func.lower(db.campaigns.c.name) == name.lower())
+    row = connection.execute(query.limit(1)).mappings().first()
+    return dict(row) if row else None
+
+
 def _start(connection: sa.Connection, hero_id: str, config: dict[str, Any], seed: int | None) -> tuple[str, str]:
     table = db.campaigns
     number = connection.execute(sa.select(sa.func.count()).where(table.c.hero_id == hero_id)).scalar_one() + 1
-    campaign_id, name = db.new_id(), f"{hero_id}-{number}"
-    chosen = seed_of("campaign", hero_id, config.get("seed", 0), number) if seed is None else seed
+    campaign_id, name = db.new_id(), free_name(connection, hero_id)
+    seed = seed_of("campaign", hero_id, config.get("seed", 0), number) if seed is None else seed
     connection.execute(sa.insert(table).values(id=campaign_id, name=name, hero_id=hero_id, state="active",
-                                               created_at=db.now(), seed=chosen, config=config))  # fmt: skip
+                                               created_at=db.now(), seed=seed, config=config))  # fmt: skip
     new_run(connection, campaign_id, None, "campaign started")
     return campaign_id, name
 
