@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 
 from realm.guild.primitives import READY
 from realm.guild.skills.base import (
@@ -22,7 +23,7 @@ from realm.guild.skills.base import (
 )
 
 __all__ = ["CLOSED_BELOW", "SPLITS", "Grade", "LevelInfo", "Problem", "Skill", "SkillError", "Split", "all_skills",
-           "get_skill", "skill_ids"]
+           "attach", "get_skill", "skill_ids"]
 
 
 def _bin() -> Skill:
@@ -49,6 +50,12 @@ def _remote(name: str) -> Skill:
     return make(name)
 
 
+def _module(name: str) -> Skill:
+    from realm.guild.modules.shelf import open_skill
+
+    return open_skill(_modules(), name)
+
+
 def _passives() -> Skill:
     from realm.guild.passives import PassiveSuite
 
@@ -61,17 +68,39 @@ _FACTORIES |= {name: partial(_primitive, name) for name in READY}
 # Skills that are examined and never practised: no quest is made of them, no page lists them as a goal.
 _EXAMS: dict[str, Callable[[], Skill]] = {"passives": _passives}
 # Skills with a prefix in their id are made from the rest of it: `rg:chain_sum`, `module:pattern-master`, `url:name`.
-_SOURCES: dict[str, Callable[[str], Skill]] = {"rg": _reasoning_gym, "url": _remote}
+_SOURCES: dict[str, Callable[[str], Skill]] = {"rg": _reasoning_gym, "url": _remote, "module": _module}
 _LOADED: dict[str, Skill] = {}
 
 
+_HOME: list[Path] = []  # the realm home whose modules count: none, or one
+
+
+def attach(home: Path | None) -> None:
+    """From now on the modules installed in this realm home (a folder) are skills too; None: of no home.
+
+    Every process that has a home says so once, when it starts: the arena, the battle child, the services, a command.
+    """
+    _HOME[:] = [] if home is None else [Path(home)]
+
+
+def _modules() -> Path | None:
+    return _HOME[0] / "modules" if _HOME else None
+
+
 def skill_ids() -> list[str]:
-    """The ids of the shipped skills, in a stable order."""
-    return sorted(_FACTORIES)
+    """The ids of the shipped skills and of installed modules, in a stable order."""
+    folder = _modules()
+    if folder is None or not folder.is_dir():
+        return sorted(_FACTORIES)
+    from realm.guild.modules.shelf import skill_ids as of_modules
+
+    return sorted([*_FACTORIES, *of_modules(folder)])
 
 
 def get_skill(skill_id: str) -> Skill:
     """The skill with this id. Raises SkillError with the nearest id where there is none."""
+    if str(skill_id).startswith("module:"):
+        return _make(str(skill_id))  # the shelf keeps it, and sees when the module is installed again
     if skill_id not in _LOADED:
         _LOADED[skill_id] = _make(str(skill_id))
     return _LOADED[skill_id]
@@ -84,11 +113,11 @@ def _make(skill_id: str) -> Skill:
     prefix, colon, name = skill_id.partition(":")
     if colon and prefix in _SOURCES:
         return _SOURCES[prefix](name)
-    near = get_close_matches(skill_id, _FACTORIES, n=1)
+    near = get_close_matches(skill_id, skill_ids(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(skill_ids())}"
     raise SkillError(f"skill {skill_id!r}: no skill has this id; {hint}")
 
 
 def all_skills() -> list[Skill]:
-    """Every shipped skill."""
+    """Every shipped skill, and those of installed modules."""
     return [get_skill(skill_id) for skill_id in skill_ids()]
