@@ -16,14 +16,8 @@ import sqlalchemy as sa
 from afs.jsonl import file_sha256
 from realm import db, events
 from realm.guild import campaigns, progress
-from realm.guild.levels import (
-    CLOSED_MAX_TABLE,
-    LOOKS,
-    judge_closed,
-    judge_open,
-    judge_retention,
-    may_promote,
-)
+from realm.guild.levels import may_promote
+from realm.guild.progression.verdicts import judge_trial
 from realm.guild.skills import get_skill
 from realm.quests import board
 from realm.settings import RealmHome
@@ -151,21 +145,9 @@ def _sound(connection: sa.Connection, trial: Mapping[str, Any]) -> bool:
     return False
 
 
-def _judge(trial: Mapping[str, Any]) -> str:
-    """The verdict of the level rule on this trial's counts."""
-    correct, n = trial["correct"], trial["n"]
-    if trial["kind"] == "retention":
-        return judge_retention(correct, n, trial["threshold"] or 0.8)
-    skill = get_skill(trial["skill"])
-    if skill.closed(trial["level"]):
-        whole = min(CLOSED_MAX_TABLE, skill.levels()[trial["level"] - 1].distinct or CLOSED_MAX_TABLE)
-        return judge_closed(correct, n) if n >= whole else "undecided"
-    return judge_open(correct, n, skill.threshold) if n <= LOOKS[-1] else "undecided"
-
-
 def _tell_regressions(connection: sa.Connection, trials: list[dict[str, Any]]) -> None:
     for trial in trials:
-        if trial["kind"] == "retention" and (verdict := _judge(trial)) in ("regression", "lost"):
+        if trial["kind"] == "retention" and (verdict := judge_trial(trial)) in ("regression", "lost"):
             accuracy = trial["correct"] / trial["n"]
             text = f"{trial['skill']} L{trial['level']} {verdict}: {trial['correct']} of {trial['n']} right"
             events.emit(connection, "regression", text, "trouble", skill=trial["skill"], level=trial["level"],
@@ -178,7 +160,7 @@ def _promote(
     """Levels that this battle's promotion trials earned, by the one level rule."""
     campaign_id, promoted = battle["campaign_id"], []
     for trial in trials:
-        if trial["kind"] != "promotion" or trial["suspicious"] or _judge(trial) != "pass":
+        if trial["kind"] != "promotion" or trial["suspicious"] or judge_trial(trial) != "pass":
             continue
         skill, level = trial["skill"], trial["level"]
         if level != progress.mastered_levels(connection, campaign_id).get(skill, 0) + 1:
@@ -279,7 +261,7 @@ def _bless(
     if not evidence and battle["loss_before"] is not None and battle["loss_after"] is not None:
         rows = int((battle["config"].get("probe") or {}).get("rows", 0))
         probe = ProbeEvidence(_first_loss(connection, battles, battle), battle["loss_after"], rows)
-    kept = [_judge(t) for t in trials if t["kind"] == "retention"]
+    kept = [judge_trial(t) for t in trials if t["kind"] == "retention"]
     told = next((t for t in trials if t["skill"] is not None or t["kind"] == "file"), None)
     status = "ok" if told else "fail" if quest["skill"] else "skip"
     told_check = CeremonyCheck("trial", status, False, "a held-out trial was recorded" if told else "no trial recorded")

@@ -14,6 +14,7 @@ import typer
 from realm.cli.battle import battle_app, trial_app
 from realm.cli.common import Refused
 from realm.cli.hero import hero_app
+from realm.cli.ledger import ledger_app
 from realm.cli.quest import quest_app
 from realm.cli.realm import realm_app
 from realm.cli.skill import skill_app
@@ -26,7 +27,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(realm_app)
 for name, group in (("quest", quest_app), ("battle", battle_app), ("trial", trial_app), ("skill", skill_app),
-                    ("vault", vault_app), ("hero", hero_app)):  # fmt: skip
+                    ("vault", vault_app), ("hero", hero_app), ("ledger", ledger_app)):  # fmt: skip
     app.add_typer(group, name=name)
 
 

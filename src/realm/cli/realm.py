@@ -94,6 +94,7 @@ def status(as_json: Json = False) -> None:
     home = RealmHome()
     engine = open_db(home)
     snapshot = read_snapshot(home, engine)
+    title, debuffs = _deeds(engine, snapshot.campaign.id)
     engine.dispose()
     states = supervise.process_states(home)
     if as_json:
@@ -111,6 +112,9 @@ def status(as_json: Json = False) -> None:
     else:
         print(f"hero       {hero.name}, {hero.step} steps, level {hero.level}, total level {hero.total_level}, "
               f"XP {hero.xp:.1f}, effort {hero.effort:.1f}")  # fmt: skip
+        print(f"title      {title}")
+        for name, why in debuffs:
+            print(f"debuff     {name}: {why}")
     print(f"skills     {', '.join(known) or 'none yet'}")
     line = battle.state
     if battle.loss is not None:
@@ -119,6 +123,20 @@ def status(as_json: Json = False) -> None:
     print(f"queue      high {queue.high}, normal {queue.normal}, low {queue.low}, inbox {queue.inbox}")
     print(f"tavern     {services.url(home.settings, 'tavern')}")
     print(f"inbox      {home.inbox}")
+
+
+def _deeds(engine, campaign_id: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """The hero's title, and (name, why) of each active debuff: the same that the pages show."""
+    from realm import db
+    from realm.guild import progress
+    from realm.guild.progression import debuffs, titles
+
+    if campaign_id is None:
+        return titles.title_of({}).shown, []
+    with db.read(engine) as connection:
+        found = debuffs.active(debuffs.read_present(connection, campaign_id))
+        mastered = progress.mastered_levels(connection, campaign_id)
+    return titles.title_of(mastered).shown, [(d.name, found[d.id].why) for d in debuffs.DEBUFFS if d.id in found]
 
 
 @realm_app.command()

@@ -26,12 +26,19 @@ def audit(connection: sa.Connection, campaign_id: str | None = None) -> dict[str
     differences = []
     rows = connection.execute(query).mappings().all()
     for row in rows:
-        battles = row["parts"].get("battles") or sa.select(db.battles.c.id).where(
+        parts = row["parts"] if isinstance(row["parts"], dict) else {}
+        battles = parts.get("battles") or sa.select(db.battles.c.id).where(
             db.battles.c.quest_id == row["quest_id"], db.battles.c.campaign_id == row["campaign_id"])  # fmt: skip
         effort = float(connection.execute(
             sa.select(sa.func.coalesce(sa.func.sum(db.metrics.c.effort), 0.0))
             .where(db.metrics.c.battle_id.in_(battles))).scalar_one())  # fmt: skip
-        again = recompute(effort, row["parts"])
+        try:
+            again = recompute(effort, row["parts"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            stored += row["xp"]
+            differences.append({"quest_id": row["quest_id"], "what": "parts", "stored": "unreadable",
+                                "found": f"{type(error).__name__}: {error}"})  # fmt: skip
+            continue
         stored, recomputed = stored + row["xp"], recomputed + again.xp
         for what, old, new in (("effort", row["effort"], effort), ("quality", row["quality"], again.quality),
                                ("xp", row["xp"], again.xp)):  # fmt: skip
