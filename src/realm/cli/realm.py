@@ -94,7 +94,7 @@ def status(as_json: Json = False) -> None:
     home = RealmHome()
     engine = open_db(home)
     snapshot = read_snapshot(home, engine)
-    title, debuffs = _deeds(engine, snapshot.campaign.id)
+    title, debuffs = ("", []) if as_json else _deeds(engine, snapshot.campaign.id)
     engine.dispose()
     states = supervise.process_states(home)
     if as_json:

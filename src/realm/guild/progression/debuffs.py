@@ -7,10 +7,10 @@ weights that were given up is no regression of the hero.
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -31,8 +31,7 @@ TRANCE_STEPS, TRANCE_NORM, TRANCE_STRAIN = 50, 1e-3, 0.3
 REPEATED_N, REPEATED_SHARE = 40, 0.5
 
 
-@dataclass(frozen=True)
-class Exam:
+class Exam(NamedTuple):
     """One trial in short; strains in nats per token, None where the trial has no loss or its step no metrics row."""
 
     id: str
@@ -47,8 +46,7 @@ class Exam:
     practice_strain: float | None = None
 
 
-@dataclass(frozen=True)
-class Bout:
+class Bout(NamedTuple):
     """One battle in short."""
 
     id: str
@@ -57,8 +55,7 @@ class Bout:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class Ruling:
+class Ruling(NamedTuple):
     """One blessing in short."""
 
     id: str
@@ -81,8 +78,7 @@ class Present:
     steps: tuple[tuple[float | None, float], ...] = ()  # (gradient norm, strain) of the newest battle's last steps
 
 
-@dataclass(frozen=True)
-class Affliction:
+class Affliction(NamedTuple):
     """A debuff that is true now: since when (Unix seconds), why in one sentence, and the facts that show it."""
 
     t: float
@@ -180,11 +176,11 @@ def _exhausted(now: Present) -> Affliction | None:
 
 
 def _wild(now: Present) -> Affliction | None:
-    norms = [norm for norm, _ in now.steps if norm is not None]
-    if len(norms) < WILD_STEPS or max(norms) <= WILD_TIMES * statistics.median(norms):
+    norms = sorted(norm for norm, _ in now.steps if norm is not None)
+    if len(norms) < WILD_STEPS or norms[-1] <= WILD_TIMES * norms[len(norms) // 2]:
         return None
     battle = now.battles[0]
-    why = f"gradient norm {max(norms):.2f}, the median is {statistics.median(norms):.2f}"
+    why = f"gradient norm {norms[-1]:.2f}, the median is {norms[len(norms) // 2]:.2f}"
     return Affliction(battle.t, why, (battle.id,))
 
 
@@ -192,7 +188,7 @@ def _trance(now: Present) -> Affliction | None:
     last = [(norm, strain) for norm, strain in now.steps[:TRANCE_STEPS] if norm is not None]
     if len(last) < TRANCE_STEPS or max(n for n, _ in last) >= TRANCE_NORM:
         return None
-    strain = statistics.fmean(s for _, s in last)
+    strain = sum(s for _, s in last) / len(last)
     if strain < TRANCE_STRAIN:
         return None
     battle = now.battles[0]
