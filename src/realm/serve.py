@@ -97,6 +97,9 @@ def serve(home: RealmHome, names: list[str]) -> None:
     """
     import uvicorn
 
+    from realm.guild.skills import attach
+
+    attach(home.root)
     chosen = [services.by_name(name) for name in names]
     settings = home.settings
     sockets = [bind(settings.host, settings.port(service.name), service) for service in chosen]

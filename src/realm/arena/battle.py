@@ -29,7 +29,7 @@ from realm import db
 from realm.arena import trial
 from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
 from realm.guild import campaigns
-from realm.guild.skills import get_skill
+from realm.guild.skills import attach, get_skill
 from realm.guild.strain import StrainTracker
 from realm.heroes.profile import HeroProfile, ProfileError, parse_profile, weights_folder
 from realm.settings import RealmHome
@@ -509,7 +509,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--worker", required=True, help="token of the battles rows to serve")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    Worker(RealmHome(given.home), given.worker).run()
+    home = RealmHome(given.home)
+    attach(home.root)
+    Worker(home, given.worker).run()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from realm.arena.recover import recover
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
 from realm.guild.exams import follow_up
-from realm.guild.skills import SkillError, all_skills, get_skill
+from realm.guild.skills import SkillError, all_skills, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
 from realm.quests import board
 from realm.quests.inbox import Inbox
@@ -508,6 +508,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     home = RealmHome(options.home).create()
+    attach(home.root)
     try:
         lock = hold_lock(home)
     except AlreadyRunning as error:
