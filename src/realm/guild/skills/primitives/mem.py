@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 
 from realm.guild.skills.primitives.engine import (
     DIGITS,
@@ -15,6 +16,7 @@ from realm.guild.skills.primitives.engine import (
 )
 
 Pairs = tuple[tuple[str, str], ...]
+"""(key, value) each, one character each; written `a3 b7`: a value right behind its key is what small models find."""
 
 
 def draw_pairs(rng: random.Random, count: int, keys: str = LETTERS, values: str = DIGITS) -> Pairs:
@@ -22,22 +24,19 @@ def draw_pairs(rng: random.Random, count: int, keys: str = LETTERS, values: str 
     return tuple(zip(rng.sample(keys, count), rng.choices(values, k=count), strict=True))
 
 
-def show_pairs(pairs: Pairs) -> str:
-    """`a 3, b 7`."""
-    return ", ".join(map(" ".join, pairs))
+def show_pairs(pairs: Iterable[Sequence[str]]) -> str:
+    """`a3 b7`."""
+    return joined(map("".join, pairs))
 
 
 def read_pairs(text: str, keys: str = LETTERS, values: str = DIGITS) -> Pairs:
     """The inverse of `show_pairs`. ValueError where a key or value is not of its alphabet, or a key comes twice."""
-    found = []
-    for part in text.split(", "):
-        key, blank, value = part.partition(" ")
-        if not blank:
-            raise ValueError(f"{part[:40]!r}: not a pair")
-        found.append((*symbols_of(key, keys), *symbols_of(value, values)))
+    found = tuple((part[:1], part[1:]) for part in text.split(" "))
+    if any(key not in keys or len(value) != 1 or value not in values for key, value in found):
+        raise ValueError(f"{text[:40]!r}: not pairs like {keys[0]}{values[0]}")
     if len(dict(found)) != len(found):
         raise ValueError("a key comes twice")
-    return tuple(found)
+    return found
 
 
 # --- mem_recall: content = (pairs, keys asked for) ----------------------------------------------------------------
@@ -65,9 +64,9 @@ _RECALL = Primitive(
     draw=_draw_recall,
     show=lambda content: f"{show_pairs(content[0])}; {joined(content[1])}",
     read=_read_recall,
-    solve=lambda content: joined(dict(content[0])[key] for key in content[1]),
+    solve=lambda content: show_pairs((key, dict(content[0])[key]) for key in content[1]),
     fits=lambda shape, content: (len(content[0]), len(content[1])) == (shape.n, shape.asked),
-    room=lambda shape: listed(shape.asked),
+    room=lambda shape: listed(shape.asked, 2),
     normal=lambda content: (tuple(sorted(content[0])), tuple(sorted(content[1]))),
     also=("attn_select",),
 )  # fmt: skip

@@ -27,8 +27,9 @@ def _read_substitution(body: str) -> Substitution:
 
 
 def _substitute(content: Substitution) -> str:
+    """Each item with what replaces it; an item without an entry stands alone."""
     table = dict(content[0])
-    return joined(table.get(item, item) for item in content[1])
+    return show_pairs((item, table.get(item, "")) for item in content[1])
 
 
 def _fits_substitution(shape: Shape, content: Substitution) -> bool:
@@ -49,7 +50,7 @@ _SUBSTITUTE = Primitive(
     read=_read_substitution,
     solve=_substitute,
     fits=_fits_substitution,
-    room=lambda shape: listed(shape.asked),
+    room=lambda shape: listed(shape.asked, 2),
     normal=lambda content: (tuple(sorted(content[0])), content[1]),
     also=("mem_recall",),
 )  # fmt: skip
