@@ -15,11 +15,12 @@ from realm.cli.battle import battle_app, trial_app
 from realm.cli.common import Refused
 from realm.cli.hero import hero_app
 from realm.cli.ledger import ledger_app
+from realm.cli.module import module_app
 from realm.cli.quest import quest_app
 from realm.cli.realm import realm_app
 from realm.cli.skill import skill_app
 from realm.cli.vault import vault_app
-from realm.settings import SettingsError
+from realm.settings import SettingsError, realm_home
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -27,8 +28,17 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(realm_app)
 for name, group in (("quest", quest_app), ("battle", battle_app), ("trial", trial_app), ("skill", skill_app),
-                    ("vault", vault_app), ("hero", hero_app), ("ledger", ledger_app)):  # fmt: skip
+                    ("vault", vault_app), ("hero", hero_app), ("ledger", ledger_app),
+                    ("module", module_app)):  # fmt: skip
     app.add_typer(group, name=name)
+
+
+@app.callback()
+def attach_home() -> None:
+    """The Realm of Training: data, battle, held-out trial, level, checkpoint, next quest."""
+    from realm.guild.skills import attach
+
+    attach(realm_home())  # the modules installed there are skills of every command
 
 
 def main() -> None:
