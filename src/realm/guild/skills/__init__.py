@@ -32,6 +32,12 @@ def _bin() -> Skill:
     return BinSkill()
 
 
+def _sy() -> Skill:
+    from realm.guild.skills.sy import SySkill
+
+    return SySkill()
+
+
 def _primitive(name: str) -> Skill:
     from realm.guild.skills.primitives import skill
 
@@ -63,7 +69,7 @@ def _passives() -> Skill:
 
 
 # One line per shipped skill: deleting the line and the folder removes the skill.
-_FACTORIES: dict[str, Callable[[], Skill]] = {"bin": _bin}
+_FACTORIES: dict[str, Callable[[], Skill]] = {"bin": _bin, "sy": _sy}
 _FACTORIES |= {name: partial(_primitive, name) for name in READY}
 # Skills that are examined and never practised: no quest is made of them, no page lists them as a goal.
 _EXAMS: dict[str, Callable[[], Skill]] = {"passives": _passives}
