@@ -38,7 +38,8 @@ BENCHMARKS = (
     Benchmark("startup", "start-all to the first page and the first optimizer step; status and doctor"),
     Benchmark("memory", "memory of everything start-all made, during a battle"),
     Benchmark("refinery", "the refinery beside a plain pass; who loses rows", by_default=False, takes_more=True),
-    Benchmark("climb", "how fast PIP masters levels, one seed after the other", by_default=False, takes_more=True),
+    Benchmark("first_levels", "how fast PIP masters levels, one seed after the other", by_default=False, takes_more=True),
+    Benchmark("climb", "the Guild against simpler curricula at equal budgets", by_default=False, takes_more=True),
 )
 
 
