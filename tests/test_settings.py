@@ -52,7 +52,8 @@ def test_ports_are_probed_on_the_hosts_own_family(tmp_path):
     with holder:
         port = holder.getsockname()[1]
         settings = load_settings(tmp_path, {"REALM_HOST": "::1", "REALM_PORT_BIN": str(port),
-                                            "REALM_PORT_TAVERN": "0", "REALM_PORT_STATE": "0"})  # fmt: skip
+                                            "REALM_PORT_TAVERN": "0", "REALM_PORT_STATE": "0",
+                                            "REALM_PORT_SY": "0"})  # fmt: skip
         (found,) = services.taken_ports(settings)
         assert found[1] == port and "port_bin" in found[2]
 

@@ -158,7 +158,7 @@ def test_beyond_loopback_every_service_asks_for_the_token():
     try:
         begun = made.cli("start-all", "--no-arena")
         assert "?token=" in begun.stdout and "Schlüssel" not in begun.stdout
-        for service, path in (("tavern", "/"), ("state", "/api/state"), ("bin", "/health")):
+        for service, path in (("tavern", "/"), ("state", "/api/state"), ("sy", "/health"), ("bin", "/health")):
             url = f"http://127.0.0.2:{made.ports[service]}{path}"
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(url, timeout=10)

@@ -1,6 +1,6 @@
 """Runs services: one uvicorn server, one socket per service, a small dispatcher by port (contracts A5).
 
-`python3 -m training serve tavern state bin` runs the named ones here; `serve arena` runs the hero loop.
+`python3 -m training serve tavern state sy bin` runs the named ones here; `serve arena` runs the hero loop.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from realm import services
 from realm.settings import RealmHome
@@ -26,17 +27,18 @@ def _state(home: RealmHome):
     return create_state_app(home)
 
 
-def _bin(home: RealmHome):
+def _skill(skill_id: str, home: RealmHome):
     from realm.guild.skills import get_skill
     from realm.guild.skills.server import create_app
     from realm.state.guard import Guard
 
-    app = create_app(get_skill("bin"))
+    app = create_app(get_skill(skill_id))
     app.add_middleware(Guard, settings=home.settings)
     return app
 
 
-APPS: dict[str, Callable] = {"tavern": _tavern, "state": _state, "bin": _bin}
+APPS: dict[str, Callable] = {"tavern": _tavern, "state": _state, "sy": partial(_skill, "sy"),
+                             "bin": partial(_skill, "bin")}
 
 
 class PortDispatcher:

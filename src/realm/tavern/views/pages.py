@@ -13,8 +13,8 @@ from realm.state import queries, reader, uploads
 from realm.tavern.views import drawings, log, words
 from realm.tavern.views.home import Facts
 
-LANDMARKS = {"bin": (8, 15, 22, 30)}
-CRESTS = {"bin": ("#14504a", "#0f2f2c")}
+LANDMARKS = {"bin": (8, 15, 22, 30), "sy": (10, 25, 50)}
+CRESTS = {"bin": ("#14504a", "#0f2f2c"), "sy": ("#5a2747", "#32152a")}
 COLUMNS = ("inbox", "high", "normal", "low", "training", "done", "failed")
 COLUMN_WORDS = {
     "inbox": ("Inbox", "with the Cleric", "unchecked files"), "high": ("High", "taken first", "first lane"),
