@@ -32,6 +32,7 @@ GLOSSARY: dict[str, Term] = {
         Term("Total level", "sum of mastered skill levels", "the number that matters"),
         Term("Skill", "curriculum domain", "a generator of problems with an exact grader"),
         Term("Trial", "held-out evaluation", "fresh problems that training never saw"),
+        Term("Passives", "frozen canary suite", "everyday answers and human text, measured and never practised"),
         Term("Champion", "best checkpoint by held-out trials", "never by training loss"),
         Term("Tavern", "web dashboard", "http://localhost:8888"),
         Term("Vault", "checkpoint storage", "a folder in Hugging Face layout with a hashed manifest"),
@@ -48,6 +49,15 @@ GLOSSARY: dict[str, Term] = {
         Term("Cleric", "data gate", "validates every row on its way into training"),
         Term("Guild", "skills and progression", "what the hero can do"),
         Term("Soul anchor", "checkpoint", "weights, optimizer state and the place in the data"),
+        Term("Title", "rank by mastered levels", "from the total level and each skill's mastered level; never lost"),
+        Term("Achievement", "milestone drawn from stored facts", "never for luck or compute; docs/PROGRESSION.md"),
+        Term("Debuff", "something wrong with the present weights", "each with its rule, its evidence and its cure"),
+        Term("Critical hit", "step loss among the lowest 1 %", "above the 99th percentile of the last 500 hits"),
+        Term("Practice strain", "training loss - floor", "strain of the data that the hero trains on"),
+        Term("Trial strain", "held-out loss - floor", "of the golden answers of a trial"),
+        Term("Over-drilling", "overfitting", "trial strain rises while practice strain falls"),
+        Term("Fragmented Thoughts", "forgetting", "a mastered level is in regression; cured by rehearsal"),
+        Term("Ledger", "stored facts and their sums", "training ledger recompute computes all of it again"),
         Term("Mortal view", "plain ML names", "the same numbers under their ML names"),
     )
 }

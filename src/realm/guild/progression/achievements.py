@@ -91,28 +91,26 @@ def _open(count: int) -> Rule:
     return rule
 
 
-def _first_tries(history: History) -> list[tuple[LevelFact, bool]]:
-    """Open levels in order, and whether the promotion trial that proved it was the first one ever sat at it."""
+def _first_tries(history: History) -> list[tuple[float, LevelFact, bool]]:
+    """Open levels as they became known together with their first promotion trial: (t, level, was it that trial that
+    proved it). A level without any promotion trial says nothing."""
     first: dict[tuple[str, int], TrialFact] = {}
     for trial in history.trials:
         if trial.kind == "promotion":
             first.setdefault((trial.skill, trial.level), trial)
-    found = []
-    for fact in history.levels:
-        trial = first.get((fact.skill, fact.level))
-        if not fact.closed:
-            found.append((fact, trial is not None and trial.id == fact.trial_id and trial.t <= fact.t))
-    return found
+    known = [(first[f.skill, f.level], f) for f in history.levels if not f.closed and (f.skill, f.level) in first]
+    found = [(max(f.t, trial.t), f, trial.id == f.trial_id) for trial, f in known]
+    return sorted(found, key=lambda row: (row[0], row[1].t, row[1].skill, row[1].level))
 
 
 def _in_a_row(count: int) -> Rule:
     def rule(history: History) -> Earned | None:
         rows: dict[str, list[LevelFact]] = {}
-        for fact, clean in _first_tries(history):
+        for t, fact, clean in _first_tries(history):
             row = rows.setdefault(fact.skill, [])
             row.append(fact) if clean else row.clear()
             if len(row) >= count:
-                return Earned(fact.t, tuple(f.trial_id for f in row))
+                return Earned(t, tuple(f.trial_id for f in row))
         return None
 
     return rule
@@ -255,7 +253,7 @@ def _leap(history: History) -> Earned | None:
         before = newest.get(key)
         if before is not None and before.quest_id != trial.quest_id and (
             wilson(trial.correct, trial.n, Z_RETENTION)[0] > wilson(before.correct, before.n, Z_RETENTION)[1]
-            and _blessings_between(history, before.t, trial.t) <= 1
+            and _blessings_between(history, before.t, trial.t) == 1
         ):  # fmt: skip
             return Earned(trial.t, (before.id, trial.id))
         newest[key] = trial

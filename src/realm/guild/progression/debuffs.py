@@ -352,10 +352,10 @@ def _repeated(connection: sa.Connection, newest: Exam) -> tuple[str, int] | None
 
 def _blessings(connection: sa.Connection, campaign_id: str) -> tuple[Ruling, ...]:
     b, q = db.blessings.c, db.quests.c
-    query = sa.select(b.id, b.t, b.verdict, q.skill).select_from(
+    query = sa.select(b.id, b.t.label("at"), b.verdict, q.skill).select_from(
         db.blessings.outerjoin(db.quests, q.id == b.quest_id)).where(b.campaign_id == campaign_id)  # fmt: skip
     rows = connection.execute(query.order_by(b.t.desc(), b.id.desc()).limit(4 * DULL_QUESTS))
-    return tuple(Ruling(r.id, r.t, r.verdict, r.skill is not None) for r in rows)
+    return tuple(Ruling(r.id, r.at, r.verdict, r.skill is not None) for r in rows)
 
 
 def _battles(connection: sa.Connection, campaign_id: str) -> tuple[Bout, ...]:

@@ -19,7 +19,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 def document() -> str:
     """The whole page."""
     skills = [(skill, ", ".join(f"L{at} {name}" for at, name in rows)) for skill, rows in SKILL_TITLES.items()]
-    skills.append(("any other", ", ".join(f"L{at} {name.format('<skill>')}" for at, name in OTHER_TITLES)))
+    skills.append(("any other", ", ".join(f"L{at} {name.format('*skill*')}" for at, name in OTHER_TITLES)))
     lines = [_INTRODUCTION, *_table(("Total level", "Rank"), [(str(at), name) for at, name in RANKS]), _SKILLS,
              *_table(("Skill", "Titles by mastered level"), skills), _kind(), _ACHIEVEMENTS,
              *_table(("Achievement", "Rule"), [(a.name, a.about) for a in ACHIEVEMENTS]), _DEBUFFS,
@@ -32,9 +32,10 @@ def _kind() -> str:
     races = ", ".join(f"{family.capitalize()} {name}" for family, name in lore.RACES.items())
     classes = ", ".join(f"{origin} {name}" for origin, name in lore.CLASSES.items())
     return f"""
-A hero's kind follows from its recipe: race by model family ({races}; any other family under its own name), stature by
-size (Sprite up to 1 B parameters, Halfling up to 3, Human up to 14, Giant up to 70, Titan above), class by the origin
-of its weights ({classes})."""
+A hero's kind follows from its recipe: race by model family
+({races}; any other family under its own name),
+stature by size (Sprite up to 1 B parameters, Halfling up to 3, Human up to 14, Giant up to 70, Titan above), class by
+the origin of its weights ({classes})."""
 
 
 _INTRODUCTION = """# Progression: titles, achievements, debuffs, combat
