@@ -89,10 +89,11 @@ def campaigns_active(tables):
 def test_idle_files_are_gone_and_can_be_made_again_bit_for_bit(home, tables, tmp_path):
     home = tiny_home(home)
     with running(home):
-        wait_for(done_quests(tables, 1))
-    quest = tables.quests(db.quests.c.state == "done")[0]
+        wait_for(done_quests(tables, 2))
+    quest = tables.quests(db.quests.c.state == "done")[1]
     assert quest["path"] is None and not list((home.queue / "low").glob(f"{quest['id']}*"))
-    facts = idle.write(idle.IdleOrder.from_origin(quest["origin"]), tmp_path / "again.jsonl")
+    facts = idle.write(idle.IdleOrder.from_origin(quest["origin"]), tmp_path / "again.jsonl",
+                       replaced=quest["origin"]["diversity"]["replaced"])  # fmt: skip
     assert facts["sha256"] == quest["content_sha256"] and facts["rows"] == 40
 
 
@@ -111,7 +112,7 @@ def test_next_level_is_examined_at_once_after_a_promotion(home, tables):
     fives = [t for t in tables.rows(db.trials) if t["level"] == 5 and t["kind"] == "promotion"]
     assert all(battles[t["battle_id"]]["quest_id"] for t in fives)
     battles = list(battles.values())
-    seeds = [t["seed"] for b in battles for t in b["config"]["trials"] if t["kind"] != "probe"]
+    seeds = [t["seed"] for b in battles for t in b["config"]["trials"] if t["kind"] not in ("probe", "passive")]
     assert len(seeds) == len(set(seeds)), "every trial asks problems of its own"
 
 
@@ -709,7 +710,7 @@ def test_a_battle_stopped_in_its_trials_is_not_examined_twice_on_the_same_weight
     first, again = tables.battles()[:2]
     assert (first["outcome"], again["outcome"], again["total_steps"]) == ("stopped", "trained", 0)
     assert first["quest_id"] == again["quest_id"] and first["checkpoint_id"] == again["checkpoint_id"]
-    assert [t["kind"] for t in first["config"]["trials"]] == ["promotion"]
+    assert [t["kind"] for t in first["config"]["trials"]] == ["promotion", "passive", "passive"]
     assert [t["kind"] for t in again["config"]["trials"]] == ["scout"], "evidence for the Temple, but no second try"
     tries = promotion_steps(tables)
     assert len(tries) == len(set(tries))

@@ -32,7 +32,7 @@ from realm.guild import campaigns
 from realm.guild.exams import follow_up
 from realm.guild.skills import SkillError, all_skills, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
-from realm.quests import board
+from realm.quests import board, memory
 from realm.quests.inbox import Inbox
 from realm.settings import RealmHome
 from realm.temple import cleric
@@ -294,7 +294,14 @@ class HeroLoop:
             champion = campaigns.value(connection, f"champion:{self.campaign['id']}")
         checkpoints.prune_resume(self.home, self.engine, self.campaign["id"], [champion] if champion else [])
         if done.quest_state == "done":
-            self._start_job("guard", rollback.guard, self.home, self.engine, self.campaign["id"])
+            self._start_job("guard", self._look_back, self.campaign["id"])
+
+    def _look_back(self, campaign_id: str) -> rollback.Guarded:
+        """After a quest: keep rows of finished files for rehearsal, then judge what idle practice does to the hero."""
+        for trouble in memory.catch_up(self.home, self.engine, campaign_id):
+            self._alert("rehearsal", "keeping rows for rehearsal", trouble, "Free some space on the disk, or mend the "
+                        "file; the next quest tries again.")  # fmt: skip
+        return rollback.guard(self.home, self.engine, campaign_id)
 
     def _after_guard(self, future: Future, _context: Any) -> None:
         if future.result().act != "none":
@@ -374,7 +381,8 @@ class HeroLoop:
         wish = command["result"] if command else {}
         profile, campaign = self.profile, self.campaign
         with db.read(self.engine) as connection:
-            found = plan.idle_spec(connection, campaign["id"], profile, wish.get("skill"))
+            found = plan.idle_spec(connection, campaign["id"], profile, wish.get("skill"),
+                                   memory.facts(connection, self.home, campaign["id"]))  # fmt: skip
         if found is None:
             self._alert("no_skill", "choosing a skill to practise",
                         f"hero {profile.id} has no skill_priorities for a shipped skill",
@@ -403,10 +411,11 @@ class HeroLoop:
             campaign_id = self.campaign["id"]
             if board.head(connection, campaign_id=campaign_id) or commands.mode(connection) == "rest":
                 return
-            found = plan.idle_spec(connection, campaign_id, self.profile)
+            found = plan.idle_spec(connection, campaign_id, self.profile,
+                                   memory=memory.facts(connection, self.home, campaign_id))  # fmt: skip
         if found is not None:
             order, _ = plan.idle_order(self.campaign, self.profile, *found)
-            self._start_job("draft", plan.write_draft, self.home, order)
+            self._start_job("draft", plan.write_draft, self.home, order, campaign_id, self.engine)
 
     def _after_draft(self, future: Future, _context: Any) -> None:
         # A draft that failed is told when the quest itself is made; the battle goes on meanwhile.

@@ -32,9 +32,10 @@ from realm.guild.curriculum import (
     row_counts,
 )
 from realm.guild.exams import make_trial, plan_trials
-from realm.guild.skills import Skill, SkillError, get_skill
+from realm.guild.skills import Skill, SkillError, all_skills, get_skill
 from realm.heroes.profile import HeroProfile
-from realm.quests import board, idle
+from realm.quests import board, diversity, idle
+from realm.quests import memory as old_files
 from realm.settings import RealmHome
 from realm.temple import cleric
 
@@ -153,6 +154,7 @@ class Draft:
     path: Path
     facts: Mapping[str, Any]
     report: Mapping[str, Any]
+    made: idle.IdleOrder  # the order, with rows of its skill where the rehearsal buffer had too few
 
 
 def idle_order(
@@ -176,15 +178,42 @@ def idle_order(
                           remembered), steps  # fmt: skip
 
 
-def write_draft(home: RealmHome, order: idle.IdleOrder) -> Draft:
+def write_draft(
+    home: RealmHome, order: idle.IdleOrder, campaign_id: str | None = None, made: sa.Engine | None = None
+) -> Draft:  # fmt: skip
     """Write and check the rows of an order; the file's name starts with a dot, so nobody takes it for a quest.
+
+    Args:
+        campaign_id: whose last quests the questions should differ from.
+        made: with it, rows out of the campaign's rehearsal buffer are drawn where the order asks for them.
 
     Raises:
         idle.IdleError, cleric.GateError: rows that must not be trained on.
     """
     path = home.queue / "low" / ".draft.jsonl"
-    facts = idle.write(order, path)
-    return Draft(order, path, facts, cleric.check_idle(path, get_skill(order.skill)))
+    past = diversity.recent(home, campaign_id) if campaign_id else frozenset()
+    rows: list[dict[str, Any]] = []
+    if order.buffer and campaign_id and made is not None:
+        rows = old_files.recall(home, made, campaign_id, order.buffer, order.seed, _holds_no_exam)
+    filled = _filled(order, len(rows))
+    facts = idle.write(filled, path, past=past, remembered=rows)
+    told = {key: value for key, value in facts["diversity"].items() if key != "replaced"}
+    report = {**cleric.check_idle(path, get_skill(order.skill)), "origins": facts["origins"], "diversity": told}
+    return Draft(order, path, facts, report, filled)
+
+
+def _holds_no_exam(row: Mapping[str, Any]) -> bool:
+    """A skill that came after an old file may examine what stands in it."""
+    return not any(cleric.held_out(skill, m["content"]) for skill in all_skills() for m in row["messages"])
+
+
+def _filled(order: idle.IdleOrder, remembered: int) -> idle.IdleOrder:
+    """Where the buffer has fewer rows than ordered, the level with most rows makes up for them."""
+    short = order.buffer - remembered
+    if short <= 0 or not order.counts:
+        return replace(order, buffer=remembered)
+    most = max(order.counts, key=lambda level: (order.counts[level], level))
+    return replace(order, counts={**order.counts, most: order.counts[most] + short}, buffer=remembered)
 
 
 def make_idle(
@@ -198,12 +227,15 @@ def make_idle(
     """
     order, steps = idle_order(campaign, profile, spec, serial)
     if draft is None or draft.order != order or not draft.path.exists():
-        draft = write_draft(home, order)
+        draft = write_draft(home, order, campaign["id"], made)
     quest_id = db.new_id()
     name = f"{order.skill}-L{spec.level}-{serial + 1}"
     path = home.queue / "low" / board.file_name(quest_id, name)
     os.replace(draft.path, path)
-    origin = order.to_origin(knobs=asdict(spec.knobs), distinct=draft.facts["distinct"], reason=spec.reason)
+    found = {"replaced": draft.facts["diversity"].get("replaced", {}), "version": diversity.VERSION}
+    origin = draft.made.to_origin(knobs=asdict(spec.knobs), distinct=draft.facts["distinct"], reason=spec.reason,
+                                  diversity=found)  # fmt: skip
+    diversity.remember(home, campaign["id"], quest_id, draft.facts["questions"])
     with db.write(made) as connection:
         board.enqueue(connection, board.NewQuest(
             id=quest_id, name=name, kind=spec.kind, lane="low", campaign_id=campaign["id"],
@@ -214,7 +246,19 @@ def make_idle(
             text = f"Curriculum of {order.skill}: {action.reason}"
             events.emit(connection, "curriculum", text, "info", action=action.action, reason=action.reason,
                         skill=order.skill, level=spec.level)  # fmt: skip
+        _tell_once(connection, campaign["id"], draft.facts["diversity"].get("alert"))
     return quest_id
+
+
+def _tell_once(connection: sa.Connection, campaign_id: str, alert: Mapping[str, Any] | None) -> None:
+    """Tell a missed floor of the diversity filter once per campaign, skill and level."""
+    if not alert:
+        return
+    alert_id, table = f"{alert['code']}:{campaign_id}:{alert['what']}", db.events
+    told = sa.select(table.c.id).where(
+        table.c.kind == "alert", sa.func.json_extract(table.c.payload, "$.alert_id") == alert_id)  # fmt: skip
+    if connection.execute(told.limit(1)).first() is None:
+        events.emit(connection, "alert", f"{alert['what']}: {alert['why']}", "trouble", alert_id=alert_id, **alert)
 
 
 def _rehearsed(spec: QuestSpec) -> dict[str, Any] | None:

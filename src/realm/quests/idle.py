@@ -8,7 +8,7 @@ own grader).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from afs.jsonl import AtomicWriter
 from realm.guild.campaigns import seed_of
 from realm.guild.skills import Problem, Skill, get_skill
+from realm.quests import diversity
+from realm.quests import origin as origins
 
 ORIGIN = "procedural-verified"
 GRADED_EVERY = 50
@@ -101,17 +103,37 @@ def row(problem: Problem) -> dict[str, Any]:
             "origin": ORIGIN}  # fmt: skip
 
 
-def write(order: IdleOrder, path: Path, skill: Skill | None = None) -> dict[str, Any]:
-    """Write the file of an order; returns {"rows", "sha256", "distinct": share of distinct questions}.
+def write(
+    order: IdleOrder, path: Path, skill: Skill | None = None, past: Collection[int] = frozenset(),
+    remembered: Sequence[Mapping[str, Any]] = (), replaced: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the file of an order, its questions made diverse; the rows out of the rehearsal buffer come last.
+
+    Args:
+        past: signatures of the questions of the last quests (`diversity.recent`).
+        remembered: rows out of the buffer.
+        replaced: `origin["diversity"]["replaced"]` of a quest whose file is to be made again, bit for bit.
+
+    Returns:
+        {"rows", "sha256", "distinct": share of distinct wordings, "diversity": report, "questions": signatures,
+        "origins": {origin: rows}}.
 
     Raises:
         IdleError: the grader rejects a golden answer, or a row is not of the training split.
     """
     skill = get_skill(order.skill) if skill is None else skill
     skills = {order.skill: skill, **{name: get_skill(name) for name in order.others}}
-    questions: set[str] = set()
+
+    def fresh(name: str, level: int, count: int) -> Sequence[Problem]:
+        return skills[name].generate(level, count, seed_of(order.seed, name, level, "fresh"), "train")
+
+    if replaced is None:
+        made, report = diversity.diverse(problems(order, skill), fresh, lambda name, level: skills[name].closed(level),
+                                         past, seed=order.seed)  # fmt: skip
+    else:
+        made, report = diversity.replay(problems(order, skill), fresh, replaced), {}
     with AtomicWriter(path) as out:
-        for index, problem in enumerate(problems(order, skill)):
+        for index, problem in enumerate(made):
             if problem.split != "train":
                 raise IdleError(f"{problem.id} belongs to the {problem.split} split; idle quests train on train only")
             if index % GRADED_EVERY == 0:
@@ -119,6 +141,10 @@ def write(order: IdleOrder, path: Path, skill: Skill | None = None) -> dict[str,
                 if not grade.correct:
                     raise IdleError(f"{problem.id}: the grader rejects the golden answer ({grade.reason}); "
                                     f"skill {problem.skill} must be mended before it is trained on")  # fmt: skip
-            questions.add(problem.id)
             out.write(row(problem))
-    return {"rows": out.rows, "sha256": out.sha256, "distinct": len(questions) / max(1, out.rows)}
+        for old in remembered:
+            out.write(dict(old))
+    counts = origins.count(remembered)
+    counts[ORIGIN] = counts.get(ORIGIN, 0) + len(made)
+    return {"rows": out.rows, "sha256": out.sha256, "distinct": len({p.id for p in made}) / max(1, len(made)),
+            "diversity": report, "questions": {diversity.question(p) for p in made}, "origins": counts}  # fmt: skip
