@@ -53,9 +53,6 @@ PRIMITIVES = MappingProxyType({
 })  # fmt: skip
 """{name: what it is, in plain words}: the one table of the 29 names, in the order of the radar."""
 
-READY = ("seq_continue", "seq_reverse", "seq_interleave", "mem_recall", "attn_count", "xfm_substitute")
-"""Primitives that have a generator and a grader."""
-
 
 def group_of(name: str) -> str:
     """The prefix of a primitive's group, for example "seq"."""

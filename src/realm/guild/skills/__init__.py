@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
-from realm.guild.primitives import READY
+from realm.guild.primitives import PRIMITIVES
 from realm.guild.skills.base import (
     CLOSED_BELOW,
     SPLITS,
@@ -70,7 +70,7 @@ def _passives() -> Skill:
 
 # One line per shipped skill: deleting the line and the folder removes the skill.
 _FACTORIES: dict[str, Callable[[], Skill]] = {"bin": _bin, "sy": _sy}
-_FACTORIES |= {name: partial(_primitive, name) for name in READY}
+_FACTORIES |= {name: partial(_primitive, name) for name in PRIMITIVES}
 # Skills that are examined and never practised: no quest is made of them, no page lists them as a goal.
 _EXAMS: dict[str, Callable[[], Skill]] = {"passives": _passives}
 # Skills with a prefix in their id are made from the rest of it: `rg:chain_sum`, `module:pattern-master`, `url:name`.

@@ -31,6 +31,7 @@ from realm.guild.skills.base import (
 
 DIGITS = "0123456789"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ALNUM = DIGITS + LETTERS
 ANSWER = "= "
 LONGEST_PROMPT = 2_000  # characters; no level comes near, and foreign text may be a whole book
 LONGEST_RESPONSE = 20_000

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 
 from realm.guild.skills.primitives.engine import (
-    DIGITS,
-    LETTERS,
+    ALNUM,
     Primitive,
     Shape,
     joined,
     listed,
+    number_of,
     numbers_of,
     symbols_of,
 )
 
-ALNUM = DIGITS + LETTERS
 BAR = " / "
 
 
@@ -163,4 +164,111 @@ _CONTINUE = Primitive(
     kind=lambda shown: rule_of(shown)[0],
 )
 
-ALL = (_CONTINUE, _REVERSE, _INTERLEAVE)
+# --- seq_transform: content = (moves, items) ----------------------------------------------------------------------
+
+Moves = tuple[tuple[str, ...], tuple[str, ...]]
+MOVES: dict[str, Callable[[tuple[str, ...]], tuple[str, ...]]] = {
+    "left": lambda items: items[1:] + items[:1],
+    "right": lambda items: items[-1:] + items[:-1],
+    "swap": lambda items: items[-1:] + items[1:-1] + items[:1],
+    "flip": lambda items: items[::-1],
+    "drop": lambda items: items[1:],
+}
+"""left: the first item goes to the end; right: the last goes to the front; swap: first and last change places;
+flip: the order is reversed; drop: the first item goes away."""
+
+
+def _moved(content: Moves) -> str:
+    moves, items = content
+    for move in moves:
+        items = MOVES[move](items)
+    return joined(items)
+
+
+def _read_moves(body: str) -> Moves | None:
+    names, _, text = body.partition(": ")
+    moves, items = tuple(names.split(", ")), symbols_of(text, ALNUM)
+    known = all(move in MOVES for move in moves)
+    return (moves, items) if known and len(items) >= 2 + moves.count("drop") else None
+
+
+_TRANSFORM = Primitive(
+    name="seq_transform",
+    title="Transform",
+    level_text="{depth} of the moves {kinds} on {n} items",
+    shapes=(Shape(4, depth=1, kinds=("left", "right", "swap")),
+            *(Shape(n, depth=depth, kinds=tuple(MOVES)) for n, depth in ((5, 1), (6, 1), (5, 2), (6, 2), (6, 3), (8, 3),
+                                                                         (8, 4), (10, 4), (12, 5)))),
+    draw=lambda shape, rng: (tuple(rng.choices(shape.kinds, k=shape.depth)), some(rng, shape.symbols, shape.n)),
+    show=lambda content: f"{', '.join(content[0])}: {joined(content[1])}",
+    read=_read_moves,
+    solve=_moved,
+    fits=lambda shape, content: (len(content[0]), len(content[1])) == (shape.depth, shape.n)
+    and set(content[0]) <= set(shape.kinds) and made_of(shape.symbols, content[1]),
+    room=lambda shape: listed(shape.n),
+    depth=lambda content: len(content[0]),
+)  # fmt: skip
+
+# --- seq_extract: content = (form, two numbers, items); positions count from 1 ------------------------------------
+
+Extract = tuple[str, int, int, tuple[str, ...]]
+_EXTRACT_FORMS = {"run": re.compile(r"([0-9]+) to ([0-9]+) in (.+)"),
+                  "every": re.compile(r"every ([0-9]+) from ([0-9]+) in (.+)")}  # fmt: skip
+
+
+def _show_extract(content: Extract) -> str:
+    form, one, two, items = content
+    return f"{one} to {two} in {joined(items)}" if form == "run" else f"every {one} from {two} in {joined(items)}"
+
+
+def _extract(content: Extract) -> tuple[str, ...]:
+    form, one, two, items = content
+    return items[one - 1 : two] if form == "run" else items[two - 1 :: one]
+
+
+def _draw_extract(shape: Shape, rng: random.Random) -> Extract:
+    form = rng.choice(shape.kinds)
+    items = some(rng, shape.symbols, shape.n)
+    if form == "run":
+        one, two = sorted(rng.sample(range(1, shape.n + 1), 2))
+        return form, one, two, items
+    every = rng.randint(2, shape.depth)
+    return form, every, rng.randint(1, min(every, shape.n - every)), items
+
+
+def _read_extract(body: str) -> Extract | None:
+    for form, pattern in _EXTRACT_FORMS.items():
+        if match := pattern.fullmatch(body):
+            one, two, items = number_of(match[1]), number_of(match[2]), symbols_of(match[3], ALNUM)
+            last = two if form == "run" else one + two
+            content = (form, one, two, items)
+            sound = one >= 1 and two >= 1 and last <= len(items) and (one < two if form == "run" else one > 1)
+            return content if sound else None
+    return None
+
+
+def _fits_extract(shape: Shape, content: Extract) -> bool:
+    form, one, two, items = content
+    sizes = form in shape.kinds and len(items) == shape.n and made_of(shape.symbols, items)
+    return sizes and (form == "run" or two <= one <= shape.depth)
+
+
+_EXTRACT = Primitive(
+    name="seq_extract",
+    title="Extract",
+    level_text="{kinds} of {n} items{text}",
+    shapes=(*(Shape(n, kinds=("run",)) for n in (5, 6, 8, 10)),
+            *(Shape(n, depth=depth, kinds=kinds, text=f", k up to {depth}") for n, depth, kinds in (
+                (8, 2, ("every",)), (10, 3, ("every",)), (12, 3, ("run", "every")), (14, 4, ("run", "every")),
+                (16, 5, ("run", "every")), (20, 6, ("run", "every"))))),
+    draw=_draw_extract,
+    show=_show_extract,
+    read=_read_extract,
+    solve=lambda content: joined(_extract(content)),
+    fits=_fits_extract,
+    room=lambda shape: listed(shape.n),
+    kind=lambda content: content[0],
+    also=("attn_select",),
+)  # fmt: skip
+
+ALL = (_CONTINUE, _REVERSE, _TRANSFORM, _INTERLEAVE, _EXTRACT)
