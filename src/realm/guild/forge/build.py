@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 import orjson
 
+from afs.jsonl import BadRow
 from realm.guild.forge import difficulty, graders, holdout, learn, report, rule, tags
-from realm.guild.forge.rows import Check, ForgeError, Item, Source, conflicts, plain, read, write_quarantine
+from realm.guild.forge.rows import Check, ForgeError, Item, Source, asked, conflicts, plain, read, write_quarantine
 from realm.guild.levels import wilson
+from realm.guild.modules.content import held_split, normal
 from realm.guild.modules.manifest import (
     NAME,
     DataEntry,
@@ -37,11 +40,13 @@ from realm.guild.modules.manifest import (
     dump,
 )
 from realm.guild.modules.skill import ModuleSkill
+from realm.guild.modules.validate import LEAST_TRIAL
+from realm.guild.modules.validate import check as validate
 
 CEILING = 0.90  # lower bound of the hero's accuracy on held-out rows, above which there is nothing left to learn
 CEILING_ROWS = 120
-LEAST_TRIAL = 16  # questions of a level's trial: 16 of 16 right is the least that shows 0.80 (Wilson, z = 1.96)
 FORMAT = 1
+VERSION = "1.0"
 
 
 class Hero(Protocol):
@@ -124,7 +129,7 @@ def build(request: Request, target: Path, hero: Hero | None = None, check: Check
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        write_module(proposal, staging / module_id)
+        proposal = _written(proposal, staging / module_id)
         made = finish(proposal, source, staging)
         staging.chmod(0o755)
         if target.exists():
@@ -159,9 +164,8 @@ def check_target(target: Path, replace_old: bool) -> None:
 
 def propose(request: Request, module_id: str, source: Source, hero: Hero | None, evidence: dict[str, Any]) -> Proposal:
     """Every decision, in order; `evidence` is filled as far as the work gets."""
-    items = source.items
-    evidence["learnable"] = learn.check_rows(items)
-    items = _without_conflicts(items, source)
+    evidence["learnable"] = learn.check_rows(source.items)
+    items = _without_conflicts(source.items, source)
     if not request.trust_answers:
         evidence["copies"] = learn.check_copies(items)
     losses = None
@@ -169,49 +173,81 @@ def propose(request: Request, module_id: str, source: Source, hero: Hero | None,
         losses = difficulty.HeroLosses(hero.id, hero.checkpoint, hero.losses(items), hero.vocabulary)
     hardness = difficulty.measure(items, losses)
     evidence["difficulty"] = hardness.evidence
-    try:
-        levels, why = difficulty.levels(hardness.values, request.levels)
-    except ValueError as error:
-        raise ForgeError("levels", str(error)) from error
-    held, split = holdout.hold_out(items, levels, request.seed)
+    held, evidence["holdout"] = holdout.hold_out(items, [1] * len(items), request.seed)
     found = rule.find(items, held)
-    evidence["rule"] = {"found": not isinstance(found, str), "cases": [] if isinstance(found, str) else
-                        found.to_dict(), "why_not": found if isinstance(found, str) else None}  # fmt: skip
-    if isinstance(found, str):
-        _check_dependence(items, request, evidence)
     known = None if isinstance(found, str) else found
-    try:
-        choice = graders.choose(items, determined=known is not None)
-    finally:
-        evidence["holdout"] = split
-    evidence["grader"] = {"chosen": choice.grader.model_dump(exclude_defaults=True) | {"type": choice.grader.type},
+    evidence["rule"] = {"found": known is not None, "cases": known.to_dict() if known else [],
+                        "why_not": found if isinstance(found, str) else None}  # fmt: skip
+    if known is None:
+        _check_dependence(items, request, evidence)
+    choice = graders.choose(items, determined=known is not None)
+    evidence["grader"] = {"chosen": {**choice.grader.model_dump(exclude_defaults=True), "type": choice.grader.type},
                           "tried": choice.tried}  # fmt: skip
-    items = choice.items
-    primitives = tags.guess(items, choice.grader, [case.answer for case in known.cases] if known else [])
-    made = _generators(known, levels, primitives, evidence)
-    if not made:
-        levels, held, why = _examinable(request, module_id, items, hardness.values, levels, held, why, evidence)
-    evidence["levels"] = {"why": why, "levels": difficulty.per_level(levels, hardness.values)}
-    evidence["primitives"] = primitives
-    proposal = Proposal(request, module_id, list(items), levels, held, hardness.values, choice, known if made else None,
-                        made, primitives, evidence)  # fmt: skip
+    evidence["primitives"] = tags.guess(choice.items, choice.grader, [c.answer for c in known.cases] if known else [])
+    proposal = Proposal(request, module_id, choice.items, [1] * len(items), held, hardness.values, choice, known, {},
+                        evidence["primitives"], evidence)  # fmt: skip
+    proposal = _made_by_rule(proposal) if known else as_rows(proposal)
     if hero is not None:
         _check_ceiling(hero, proposal, evidence)
     return proposal
 
 
+def _levels(proposal: Proposal, wanted: int | None, least: int) -> tuple[list[int], str]:
+    try:
+        return difficulty.levels(proposal.values, wanted, least)
+    except ValueError as error:
+        raise ForgeError("levels", str(error)) from error
+
+
+def _made_by_rule(proposal: Proposal) -> Proposal:
+    """The proposal with generators at every level; as rows where they cannot be made."""
+    required, _ = tags.manifest_lists(proposal.primitives)
+    levels, why = _levels(proposal, proposal.request.levels, difficulty.RULE_LEVEL_ROWS)
+    made = rule.generators(proposal.rule, levels, required)
+    if isinstance(made, str):
+        proposal.evidence["rule"]["why_no_generator"] = made
+        return as_rows(proposal)
+    evidence = proposal.evidence
+    evidence["rule"]["problems"] = {str(n): sum(map(rule.combinations, found)) for n, found in sorted(made.items())}
+    evidence["levels"] = {"why": why, "levels": difficulty.per_level(levels, proposal.values)}
+    return replace(proposal, levels=levels, generators=made)
+
+
+def as_rows(proposal: Proposal) -> Proposal:
+    """The proposal as a skill of rows: as many levels as leave each a trial that can be passed.
+
+    Raises:
+        ForgeError: too_few: not even one level has such a trial.
+    """
+    request, items, evidence = proposal.request, proposal.items, proposal.evidence
+    levels, why = _levels(proposal, request.levels, difficulty.MIN_LEVEL_ROWS)
+    while True:
+        held, evidence["holdout"] = holdout.hold_out(items, levels, request.seed)
+        trials = trial_rows(proposal.id, items, levels, held)
+        evidence["holdout"]["trial_questions"] = {str(level): count for level, count in trials.items()}
+        least = min(trials.values())
+        if least >= LEAST_TRIAL:
+            break
+        count = max(levels)
+        if count == 1:
+            raise ForgeError("too_few", f"{len(items)} rows leave a trial of {least} questions; the level rule asks at "
+                             f"least {LEAST_TRIAL}. Add data ({difficulty.MIN_LEVEL_ROWS} rows are enough), or drop the "
+                             "file into the inbox as a file quest", {"trial": trials})  # fmt: skip
+        fewer, _ = _levels(proposal, count - 1, difficulty.MIN_LEVEL_ROWS // 2)
+        levels = fewer if max(fewer) < count else [min(level, count - 1) for level in levels]
+        why += f"; {count - 1}, because a trial of {least} questions decides nothing"
+    evidence["levels"] = {"why": why, "levels": difficulty.per_level(levels, proposal.values)}
+    return replace(proposal, levels=levels, held=held, generators={})
+
+
 def _without_conflicts(items: list[Item], source: Source) -> list[Item]:
     """The few rows whose question stands with other answers leave; they are counted as filtered."""
-    from collections import defaultdict
-
-    from afs.jsonl import BadRow
-
     answers: dict[str, set[str]] = defaultdict(set)
     for item in items:
-        answers[plain(item.prompt)].add(plain(item.golden))
-    kept = [item for item in items if len(answers[plain(item.prompt)]) == 1]
+        answers[asked(item.prompt)].add(plain(item.golden))
+    kept = [item for item in items if len(answers[asked(item.prompt)]) == 1]
     for item in items:
-        if len(answers[plain(item.prompt)]) > 1:
+        if len(answers[asked(item.prompt)]) > 1:
             raw = orjson.dumps({"prompt": item.prompt, "golden": item.golden})
             source.refuse("filtered", "conflict", "its question stands with another answer too",
                           BadRow(item.file, item.line, 0, len(raw), "", raw))  # fmt: skip
@@ -229,50 +265,8 @@ def _check_dependence(items: Sequence[Item], request: Request, evidence: dict[st
         raise learn.refuse_random(found)
 
 
-def _generators(known: rule.Rule | None, levels: Sequence[int], primitives: Sequence[dict[str, Any]],
-                evidence: dict[str, Any]) -> dict[int, tuple[Generator, ...]]:  # fmt: skip
-    """Generators of the rule; none where they cannot be made, which the evidence says."""
-    if known is None:
-        return {}
-    required, _ = tags.manifest_lists(primitives)
-    made = rule.generators(known, levels, required)
-    if isinstance(made, str):
-        evidence["rule"]["why_no_generator"] = made
-        return {}
-    evidence["rule"]["problems"] = {str(level): sum(rule.combinations(g) for g in found)
-                                    for level, found in made.items()}  # fmt: skip
-    return made
-
-
-def _examinable(request: Request, module_id: str, items: Sequence[Item], values: np.ndarray, levels: list[int],
-                held: list[bool], why: str, evidence: dict[str, Any]) -> tuple[list[int], list[bool], str]:  # fmt: skip
-    """Fewer levels, until each has a trial that could be passed.
-
-    Raises:
-        ForgeError: too_few: not even one level has.
-    """
-    while True:
-        trials = trial_rows(module_id, items, levels, held)
-        poor = {level: count for level, count in trials.items() if count < LEAST_TRIAL}
-        evidence["holdout"]["trial_questions"] = {str(level): count for level, count in trials.items()}
-        if not poor:
-            return levels, held, why
-        count = max(levels)
-        if count == 1:
-            raise ForgeError("too_few", f"{len(items)} rows leave a trial of {poor[1]} questions; at least "
-                             f"{LEAST_TRIAL} are needed, or not even a perfect hero can show 0.80. Add data (about 120 "
-                             "rows are enough), or drop the file into the inbox as a file quest", {"trial": poor})  # fmt: skip
-        levels, _ = difficulty.levels(values, count - 1, least=1)
-        if max(levels) >= count:
-            levels = [min(level, count - 1) for level in levels]
-        held, evidence["holdout"] = holdout.hold_out(items, levels, request.seed)
-        why += f"; {count - 1}, because a trial of {min(poor.values())} questions cannot be passed"
-
-
 def trial_rows(module_id: str, items: Sequence[Item], levels: Sequence[int], held: Sequence[bool]) -> dict[int, int]:
     """{level: questions of its trial}: the module deals its evaluation rows to trial, probe and public by a hash."""
-    from realm.guild.modules.content import held_split, normal
-
     found = dict.fromkeys(sorted(set(levels)), 0)
     for item, level, mine in zip(items, levels, held, strict=True):
         if mine and held_split(f"module:{module_id}", VERSION, normal(item.prompt)) == "trial":
@@ -300,7 +294,21 @@ def _check_ceiling(hero: Hero, proposal: Proposal, evidence: dict[str, Any]) -> 
 
 # --- the module's files -----------------------------------------------------------------------------------------------
 
-VERSION = "1.0"
+def _written(proposal: Proposal, folder: Path) -> Proposal:
+    """Write the module and examine it as an installation would; a rule that fails there gives way to the rows."""
+    write_module(proposal, folder)
+    found = validate(folder)
+    if found.errors and proposal.generators:
+        proposal.evidence["rule"]["why_no_generator"] = "; ".join(found.errors[:3])
+        shutil.rmtree(folder)
+        proposal = as_rows(proposal)
+        write_module(proposal, folder)
+        found = validate(folder)
+    if found.errors:
+        raise ForgeError("bug", f"the module that was made is not sound: {'; '.join(found.errors[:3])}; report this as "
+                         "a bug, with the data", {"errors": found.errors[:20]})  # fmt: skip
+    proposal.evidence["validation"] = {"warnings": found.warnings}
+    return proposal
 
 
 def write_module(proposal: Proposal, folder: Path) -> None:
@@ -401,8 +409,6 @@ def _refreshed(evidence: dict[str, Any], source: Source) -> dict[str, Any]:
 
 def most_common(proposal: Proposal) -> dict[str, Any]:
     """The answer that is right for most held-out rows: what a hero reaches that learns nothing but the answers."""
-    from collections import Counter
-
     counted = Counter(plain(item.golden) for item, _, _ in proposal.rows(held=True))
     answer, count = counted.most_common(1)[0]
     return {"answer": answer[:200], "count": count, "of": sum(counted.values())}
@@ -419,5 +425,3 @@ def module_hash(folder: Path) -> str:
 def _sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
-
-__all__ = ["Hero", "Proposal", "Request", "build", "module_hash", "replace"]

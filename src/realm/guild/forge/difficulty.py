@@ -25,7 +25,8 @@ from realm.guild.forge.rows import Item, numbers_of
 
 LOSS_WEIGHT = 0.5
 KNOWS_NOTHING = 0.9  # of ln(vocabulary)
-MIN_LEVEL_ROWS = 120  # a quarter is held out and two thirds of that are the trial: 20 questions, 16 are needed
+MIN_LEVEL_ROWS = 240  # 30 % held out, two thirds of that the trial: 48 questions; the level rule's first look needs 40
+RULE_LEVEL_ROWS = 60  # of a skill with a rule: its trials are made, its rows only say what is how hard
 MAX_LEVELS = 10
 DEFAULT_LEVELS = 5
 _OPEN, _CLOSE = "([{", ")]}"

@@ -17,7 +17,7 @@ from afs.step import StepError
 from afs.training.splitter import split_dataset
 from realm.guild.forge.rows import ForgeError, Item, groups_of
 
-SHARE = 0.25
+SHARE = 0.3
 LEAST = 5  # held-out rows of a level
 
 

@@ -20,6 +20,7 @@ import orjson
 from afs.jsonl import BadRow, Counts, Row, read_rows
 from afs.training.converters import ConversionError, detect, is_preference, to_messages
 from afs.training.neardup import text_clusters
+from realm.guild.modules.content import normal
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_LINE = 8 * 1024 * 1024  # bytes, the Cleric's limit
@@ -192,8 +193,13 @@ def _item(row: Row, name: str, check: Check | None) -> Item | tuple[str, str, st
 
 
 def plain(text: str) -> str:
-    """Case folded, white space collapsed."""
+    """An answer as it is compared: case folded, white space collapsed."""
     return " ".join(text.casefold().split())
+
+
+def asked(text: str) -> str:
+    """A question as it is compared; modules compare theirs in the same way."""
+    return normal(text) or plain(text)
 
 
 def content(text: str, common: frozenset[str] = frozenset()) -> tuple[str, ...]:
@@ -237,14 +243,14 @@ def _drop_duplicates(made: Source, raws: list[bytes]) -> None:
     seen: dict[tuple[str, str], int] = {}
     twin: dict[int, tuple[str, int]] = {}
     for place, item in enumerate(items):
-        first = seen.setdefault((plain(item.prompt), plain(item.golden)), place)
+        first = seen.setdefault((asked(item.prompt), plain(item.golden)), place)
         if first != place:
             twin[place] = ("exact", first)
     rest = [place for place in range(len(items)) if place not in twin]
     firsts: dict[tuple[int, str], int] = {}
     for place, group in zip(rest, near_groups([items[p].prompt for p in rest]).tolist(), strict=True):
         first = firsts.setdefault((group, plain(items[place].golden)), place)
-        if first != place and plain(items[first].prompt) != plain(items[place].prompt):
+        if first != place and asked(items[first].prompt) != asked(items[place].prompt):
             twin[place] = ("near", first)
     for place, (code, first) in twin.items():
         item, other = items[place], items[first]
@@ -268,7 +274,7 @@ def groups_of(items: Sequence[Item]) -> list[int]:
     first: dict[Any, int] = {}
     near = near_groups([item.prompt for item in items]).tolist()
     for place, item in enumerate(items):
-        keys = [("near", near[place]), ("prompt", plain(item.prompt))]
+        keys = [("near", near[place]), ("prompt", asked(item.prompt))]
         keys += [("key", item.group_key)] if item.group_key else []
         for key in keys:
             one, two = root(first.setdefault(key, place)), root(place)
@@ -281,8 +287,8 @@ def conflicts(items: Sequence[Item]) -> dict[str, Any]:
     answers: dict[str, dict[str, Item]] = defaultdict(dict)
     rows: Counter[str] = Counter()
     for item in items:
-        answers[plain(item.prompt)].setdefault(plain(item.golden), item)
-        rows[plain(item.prompt)] += 1
+        answers[asked(item.prompt)].setdefault(plain(item.golden), item)
+        rows[asked(item.prompt)] += 1
     torn = [prompt for prompt, found in answers.items() if len(found) > 1]
     count = sum(rows[prompt] for prompt in torn)
     examples = [{"prompt": next(iter(answers[p].values())).prompt[:200],
