@@ -19,10 +19,11 @@ import sqlalchemy as sa
 from realm import db, events
 from realm.arena import plan
 from realm.guild import campaigns
+from realm.guild.campaigns import lifecycle, method
 from realm.guild.skills import SkillError, get_skill
-from realm.heroes.profile import ProfileError, load_profile, set_model, weights_folder, with_model
+from realm.heroes.profile import load_profile, set_model, weights_folder, with_model
 from realm.quests import board
-from realm.settings import RealmHome
+from realm.settings import RealmHome, SettingsError
 from realm.vault import checkpoints
 
 MODE = "mode"  # train | rest, in realm_values
@@ -108,7 +109,7 @@ def work(connection: sa.Connection, home: RealmHome) -> bool:
 def _reason(command: Mapping[str, Any], error: Exception) -> str:
     """Why a command failed, for the person who gave it; what was not foreseen is also logged with its traceback."""
     text = str(error)
-    if not isinstance(error, (Refused, board.BoardError, SkillError, ProfileError)):
+    if not isinstance(error, (Refused, board.BoardError, SkillError, SettingsError)):
         log.error("command %s %s failed", command["kind"], command["id"], exc_info=error)
         text = f"{type(error).__name__}: {error}; see logs/arena.log"
     # What a person typed may hold half a surrogate pair, which no database takes.
@@ -322,13 +323,21 @@ def _skill_level(payload: Mapping[str, Any]) -> tuple[str, int | None]:
     return skill.id, level
 
 
+def _someone_plays(connection: sa.Connection) -> None:
+    if campaigns.between(connection):
+        raise Refused("no campaign is active: the last one was archived; activate one, make a new one, or resume to "
+                      "begin the hero's next")  # fmt: skip
+
+
 def _trial(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     skill, level = _skill_level(payload)
+    _someone_plays(connection)
     return Later({"skill": skill, "level": level, "wants": "trial"})
 
 
 def _idle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     skill, level = _skill_level(payload)
+    _someone_plays(connection)
     return Later({"skill": skill, "level": level, "wants": "idle"})
 
 
@@ -341,10 +350,19 @@ def _hero(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]
     if model:
         set_model(home, hero_id, model)  # only now: a refused command changes nothing
     campaigns.set_value(connection, HERO, profile.id)
-    battle = plan.open_battle(connection)
-    if battle is not None and battle["desired"] != "skip":
-        _desire(connection, battle, "stop")
+    campaigns.set_between(connection, False)
+    _end_battle(connection)
     return Later({"hero_id": profile.id})
+
+
+def _end_battle(connection: sa.Connection) -> str | None:
+    """Ask the open battle for a checkpoint and its end; returns its id. One that is being skipped ends anyway."""
+    battle = plan.open_battle(connection)
+    if battle is None:
+        return None
+    if battle["desired"] != "skip":
+        _desire(connection, battle, "stop")
+    return battle["id"]
 
 
 def _playing(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | None:
@@ -385,8 +403,121 @@ def _rollback(connection: sa.Connection, home: RealmHome, payload: Mapping[str, 
     return Later({"checkpoint_id": checkpoint_id, "wants": "rollback"})
 
 
+# --- campaigns ----------------------------------------------------------------------------------------------------
+
+def _named_campaign(connection: sa.Connection, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The campaign that a command names, by id or name; without one the active one."""
+    if payload.get("campaign") is not None:
+        return lifecycle.find(connection, payload["campaign"])
+    found = campaigns.active(connection)
+    if found is None:
+        raise Refused("no campaign is active; name one of `python3 -m training campaign list`")
+    return found
+
+
+def _new_campaign(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    made = lifecycle.create(connection, home, payload)
+    told = {"campaign_id": made["id"], "name": made["name"],
+            "differences": ((made["method"] or {}).get("origin") or {}).get("differences", [])}  # fmt: skip
+    return _play(connection, home, made, told) if payload.get("activate") else Done(told)
+
+
+def _activate(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    return _play(connection, home, _named_campaign(connection, payload), {})
+
+
+def _play(
+    connection: sa.Connection, home: RealmHome, campaign: dict[str, Any], told: dict[str, Any]
+) -> Answer:  # fmt: skip
+    """Make a campaign the one that is played: the loop switches once the battle has ended with a checkpoint."""
+    lifecycle.trainable(campaign)
+    told = {**told, "campaign_id": campaign["id"], "name": campaign["name"]}
+    profile = load_profile(campaign["hero_id"], home)
+    if not profile.embedded:
+        weights_folder(profile, home)  # refused here, with the command that fetches them, not in a lost battle
+    campaigns.choose(connection, campaign)
+    campaigns.set_value(connection, HERO, campaign["hero_id"])
+    campaigns.set_between(connection, False)
+    set_mode(connection, "train", f"campaign {campaign['name']} is activated")
+    battle = plan.open_battle(connection)
+    if battle is not None and battle["campaign_id"] != campaign["id"]:
+        campaigns.set_value(connection, PAUSED, False)
+        _end_battle(connection)
+    return Later(told)
+
+
+def _activated(connection: sa.Connection, note: Mapping[str, Any]) -> Answer | None:
+    wanted, now = campaigns.get(connection, note["campaign_id"]), campaigns.active(connection)
+    next_one = campaigns.chosen(connection, campaigns.value(connection, HERO) or "")
+    if next_one is None or next_one["id"] != wanted["id"]:
+        raise Refused(f"another campaign or hero was chosen before {wanted['name']} had its turn")
+    if now is None or now["id"] != wanted["id"] or now["state"] != "active":
+        return None
+    return Done({key: value for key, value in note.items() if key not in ("accepted", "t")})
+
+
+def _pause_campaign(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    campaign = _named_campaign(connection, payload)
+    lifecycle.set_state(connection, campaign, "paused")
+    told = {"campaign_id": campaign["id"], "name": campaign["name"]}
+    battle = _leave(connection, campaign, "paused")
+    return Later({**told, "battle_id": battle}) if battle else Done(told)
+
+
+def _leave(connection: sa.Connection, campaign: Mapping[str, Any], word: str) -> str | None:
+    """Rest when this is the campaign that is played, and end its battle; returns the battle's id."""
+    if campaigns.value(connection, campaigns.ACTIVE) == campaign["id"]:
+        set_mode(connection, "rest", f"campaign {campaign['name']} is {word}")
+    battle = plan.open_battle(connection)
+    if battle is None or battle["campaign_id"] != campaign["id"]:
+        return None
+    campaigns.set_value(connection, PAUSED, False)
+    return _end_battle(connection)
+
+
+def _archive(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    """The loop writes the report and archives, once no battle runs."""
+    campaign = _named_campaign(connection, payload)
+    told = {"campaign_id": campaign["id"], "name": campaign["name"]}
+    if campaign["state"] == "archived":
+        return Done({**told, "note": "it is archived already"})
+    _leave(connection, campaign, "being archived")
+    return Later({**told, "wants": "archive"})
+
+
+def _restore(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    campaign = _named_campaign(connection, payload)
+    told = {"campaign_id": campaign["id"], "name": campaign["name"]}
+    restored = lifecycle.restore(connection, campaign)
+    return Done(told if restored else {**told, "note": f"it is not archived but {campaign['state']}"})
+
+
+def _budget(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    campaign = _named_campaign(connection, payload)
+    given = {key: payload.get(key) for key in ("tokens", "steps")}
+    budget = lifecycle.set_budget(connection, campaign, given)
+    lifecycle.note_verdict(connection, campaign["id"])  # a cap that was found by the old budget may be none now
+    return Done({"campaign_id": campaign["id"], "name": campaign["name"], "budget": budget})
+
+
+def halt_over_budget(connection: sa.Connection, campaign_id: str) -> bool:
+    """Rest, with one alert, when the campaign's budget is spent. True when it is."""
+    campaign = campaigns.get(connection, campaign_id)
+    spent = method.spent_words(campaign, connection)
+    if spent is None:
+        return False
+    if mode(connection) != "rest":
+        set_mode(connection, "rest", f"the budget of campaign {campaign['name']} is spent")
+        events.emit(connection, "alert", f"The budget of campaign {campaign['name']} is spent: {spent}", "trouble",
+                    alert_id=f"budget:{db.new_id()}", code="budget_spent", what=f"campaign {campaign['name']}",
+                    why=f"{spent} are spent", fix="Archive the campaign with its report, or give it more: "
+                    f"`python3 -m training campaign budget {campaign['name']} --tokens N --steps N`, then resume.",
+                    action={"kind": "campaign.archive", "payload": {"campaign": campaign_id}})  # fmt: skip
+    return True
+
+
 def wishes(connection: sa.Connection, wants: str) -> list[dict[str, Any]]:
-    """Accepted commands that the loop itself carries out ("trial", "idle", "rollback"), oldest first."""
+    """Accepted commands that the loop itself carries out ("trial", "idle", "rollback", "archive"), oldest first."""
     return [c for c in pending(connection) if c["result"] and c["result"].get("wants") == wants]
 
 
@@ -395,10 +526,13 @@ HANDLERS: dict[str, Handler] = {
     "battle.save": _save, "mode": _set_mode, "quest.retry": _retry, "quest.move": _move, "quest.hold": _hold,
     "quest.unhold": _unhold, "quest.delete": _withdraw, "trial.run": _trial, "idle.generate": _idle,
     "hero.use": _hero, "vault.revive": _revive, "hero.rollback": _rollback,
+    "campaign.new": _new_campaign, "campaign.activate": _activate, "campaign.pause": _pause_campaign,
+    "campaign.archive": _archive, "campaign.restore": _restore, "campaign.budget": _budget,
 }  # fmt: skip
 OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]] = {
     "battle.pause": _paused, "battle.resume": _resumed, "battle.stop": _ended, "battle.skip": _ended,
-    "battle.save": _saved, "hero.use": _playing,
+    "battle.save": _saved, "hero.use": _playing, "campaign.new": _activated, "campaign.activate": _activated,
+    "campaign.pause": _ended,
 }  # fmt: skip
 # These wait for a free moment of the loop, which may be a whole quest away.
-OWN_TIME = ("trial.run", "idle.generate", "hero.rollback")
+OWN_TIME = ("trial.run", "idle.generate", "hero.rollback", "campaign.archive")

@@ -25,10 +25,11 @@ from filelock import FileLock, Timeout
 
 from realm import db, events, services
 from realm.arena import child as children
-from realm.arena import commands, fallback, plan, rollback
+from realm.arena import commands, fallback, plan, rollback, turn
 from realm.arena.recover import recover
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
+from realm.guild.campaigns import lifecycle, report
 from realm.guild.exams import follow_up
 from realm.guild.skills import SkillError, all_skills, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
@@ -87,7 +88,7 @@ class HeroLoop:
         self._draft: plan.Draft | None = None
         self._drafted = ""  # id of the battle during which the last draft was made
         self._dirty, self._look_again = True, 0.0
-        self._recipe: tuple[Any, ...] | None = None
+        self._turn: turn.Turn | None = None
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,8 @@ class HeroLoop:
             counter = token_counter(self.profile or load_profile(self._hero_id(), self.home), self.home)
         except (TokensMissing, ProfileError) as error:
             missing = str(error)
-        return cleric.examine(source, target, quarantine, name=name, skills=all_skills(), tokens=counter,
+        skills = [*all_skills(), get_skill("passives")]  # what is examined must not be practised, whoever sends it
+        return cleric.examine(source, target, quarantine, name=name, skills=skills, tokens=counter,
                               tokens_missing=missing, probe=probe, seed=seed)  # fmt: skip
 
     # --- the hero -----------------------------------------------------------------------------------------------
@@ -219,22 +221,24 @@ class HeroLoop:
             return campaigns.value(connection, commands.HERO) or self.home.settings.default_hero
 
     def _hero(self) -> bool:
-        """Make the hero that plays ready: its recipe read, its campaign the active one. False when that fails."""
-        hero_id = self._hero_id()
-        own = self.home.heroes / f"{hero_id}.yaml"
-        recipe = (hero_id, own.stat().st_mtime_ns if own.exists() else None)
-        if recipe == self._recipe:
+        """Make the hero that plays ready: its recipe read, its campaign the active one. False when that fails.
+
+        `self.campaign` is None while a resting realm waits for its next campaign.
+        """
+        with db.read(self.engine) as connection:
+            now = turn.look(connection, self.home)
+        if now == self._turn:
             return True
         try:
-            self.profile = load_profile(hero_id, self.home)
+            profile = load_profile(now.hero_id, self.home)
         except ProfileError as error:
-            self.profile = self._recipe = None
+            self.profile = self._turn = None
             self._alert("hero_profile", "loading the hero's recipe", str(error), "Mend the recipe or use another hero.")
             return False
         with db.write(self.engine) as connection:
-            active = campaigns.ensure_active(connection, hero_id, self.profile.model_dump(mode="json"))
-            self.campaign = campaigns.get(connection, active)
-        self._recipe, self._follow = recipe, None
+            self.campaign, self.profile = turn.take(connection, now, profile)
+            self._turn = turn.look(connection, self.home)
+        self._follow = None
         return True
 
     # --- a running battle ---------------------------------------------------------------------------------------
@@ -285,6 +289,8 @@ class HeroLoop:
         self.failures = 0
         if self.campaign is None:
             return
+        with db.write(self.engine) as connection:
+            lifecycle.note_verdict(connection, self.campaign["id"])
         with db.read(self.engine) as connection:
             for skill_id, _ in done.promoted[-1:]:
                 mix = self._last_mix(connection, skill_id) or done.trained
@@ -329,9 +335,21 @@ class HeroLoop:
     def _next(self) -> None:
         if time.monotonic() < self._not_before:
             return
+        with db.read(self.engine) as connection:
+            archive = commands.wishes(connection, "archive")[:1]
+        if archive:
+            self._start_job("archive", report.archive, self.home, self.engine, archive[0]["result"]["campaign_id"],
+                            context=archive[0])  # fmt: skip
+            return
         if not self._hero():
             self._not_before = time.monotonic() + 2.0
             return
+        if self.campaign is None:
+            self._rest()
+            return
+        if self._turn and not self._turn.rests:
+            with db.write(self.engine) as connection:
+                commands.halt_over_budget(connection, self.campaign["id"])
         with db.read(self.engine) as connection:
             resting = commands.mode(connection) == "rest"
             trial, idle, back = (commands.wishes(connection, wants)[:1] for wants in ("trial", "idle", "rollback"))
@@ -357,6 +375,16 @@ class HeroLoop:
         elif self.home.settings.idle_generation:
             self._ready_child()  # it loads its libraries while the quest is being made
             self._make_idle(None)
+
+    def _after_archive(self, future: Future, command: dict[str, Any]) -> None:
+        error = future.exception()
+        told = {key: value for key, value in command["result"].items() if key in ("campaign_id", "name")}
+        state, result = ("failed", {"reason": str(error) or repr(error)}) if error else (
+            "done", {**told, "report": future.result()})  # fmt: skip
+        if error:
+            log.error("campaign %s could not be archived", told.get("name"), exc_info=error)
+        with db.write(self.engine) as connection:
+            commands.finish(connection, command, state, result)
 
     def _take(self, quest: dict[str, Any]) -> None:
         """Give a quest of the board to the battle child; one that cannot be trained fails with the reason."""

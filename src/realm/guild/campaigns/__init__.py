@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from realm import db, events
 
 ACTIVE = "campaign"  # key in realm_values
+BETWEEN = "between_campaigns"  # true from archiving the active campaign until the next one is chosen
 CHOSEN = "campaign:{}"  # of a hero: the campaign it plays when it is its turn
 
 
@@ -77,6 +78,7 @@ def ensure_active(connection: sa.Connection, hero_id: str, config: dict[str, Any
         connection.execute(sa.update(table).where(was_active).values(state="paused"))
     connection.execute(sa.update(table).where(table.c.id == campaign_id).values(state="active"))
     set_value(connection, ACTIVE, campaign_id)
+    set_between(connection, False)
     set_value(connection, CHOSEN.format(hero_id), campaign_id)
     events.emit(connection, "campaign", f"Campaign {name} of hero {hero_id} is active", "deed",
                 campaign_id=campaign_id, state="active", name=name)  # fmt: skip
@@ -96,6 +98,17 @@ def chosen(connection: sa.Connection, hero_id: str) -> dict[str, Any] | None:
 def choose(connection: sa.Connection, campaign: dict[str, Any]) -> None:
     """Note which campaign its hero plays from its next turn on; `ensure_active` makes it so."""
     set_value(connection, CHOSEN.format(campaign["hero_id"]), campaign["id"])
+
+
+def between(connection: sa.Connection) -> bool:
+    """Whether the active campaign was archived and no other was chosen since."""
+    return bool(value(connection, BETWEEN, False))
+
+
+def set_between(connection: sa.Connection, new: bool) -> None:
+    """Note whether the realm waits for its next campaign; a resting realm then begins none by itself."""
+    if between(connection) != new:
+        set_value(connection, BETWEEN, new)
 
 
 def free_name(connection: sa.Connection, hero_id: str) -> str:

@@ -164,7 +164,7 @@ def _fights(connection: sa.Connection, campaign_id: str) -> tuple[Fight, ...]:
     cost = {row["battle_id"]: dict(row) for row in connection.execute(
         query.where(metrics.c.battle_id.in_(own)).group_by(metrics.c.battle_id)).mappings()}  # fmt: skip
     query = sa.select(trials.c.battle_id, sa.func.sum(trials.c.tokens)).where(trials.c.campaign_id == campaign_id)
-    asked = dict(connection.execute(query.group_by(trials.c.battle_id)).tuples().all())
+    asked = dict(connection.execute(query.group_by(trials.c.battle_id)).all())
     query = sa.select(battles.c.id, battles.c.started_at, battles.c.quest_id, quests.c.kind, quests.c.skill,
                       quests.c.mix, quests.c.rehearsal).outerjoin(quests, quests.c.id == battles.c.quest_id)
     rows = connection.execute(query.where(battles.c.campaign_id == campaign_id)

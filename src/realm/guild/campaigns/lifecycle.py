@@ -170,6 +170,7 @@ def archive(connection: sa.Connection, campaign: Mapping[str, Any]) -> bool:
                        .values(state="archived", archived_at=db.now()))  # fmt: skip
     if campaigns.value(connection, campaigns.ACTIVE) == campaign["id"]:
         campaigns.set_value(connection, campaigns.ACTIVE, None)
+        campaigns.set_between(connection, True)
     _tell(connection, campaign["id"], campaign["name"], "archived",
           f"Campaign {campaign['name']} of hero {campaign['hero_id']} entered the Hall of Legends")  # fmt: skip
     return True
