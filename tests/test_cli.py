@@ -70,7 +70,7 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
             f"quest retry {quest}", "hero use pip"]  # fmt: skip
     plain = ["status --json", "quest list", "quest list --all --json", f"quest report {quest}", "skill list",
              "skill levels bin", "skill generate bin --level 2 --count 3", "vault list", "vault verify", "hero list",
-             "hero show pip", "status"]  # fmt: skip
+             "hero show pip", "status", "ledger show", "ledger recompute --json"]  # fmt: skip
     return [*((0, line.split()) for line in [*held, *plain]), (0, ["quest", "add", str(file), "--lane", "low"]),
             (0, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", problem.golden]),
             (2, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", "nonsense"])]  # fmt: skip

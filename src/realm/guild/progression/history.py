@@ -127,10 +127,9 @@ def _trials(connection: sa.Connection, campaign_id: str) -> list[TrialFact]:
 
 def _blessings(connection: sa.Connection, campaign_id: str) -> list[BlessingFact]:
     b, q = db.blessings.c, db.quests.c
-    query = sa.select(
-        b.id, b.t.label("at"), b.quest_id, b.verdict, b.quality, b.effort, b.xp, q.kind, q.skill, q.school,
-        q.content_sha256,
-    ).select_from(db.blessings.outerjoin(db.quests, q.id == b.quest_id)).where(b.campaign_id == campaign_id)  # fmt: skip
+    both = db.blessings.outerjoin(db.quests, q.id == b.quest_id)
+    query = sa.select(b.id, b.t.label("at"), b.quest_id, b.verdict, b.quality, b.effort, b.xp, q.kind, q.skill,
+                      q.school, q.content_sha256).select_from(both).where(b.campaign_id == campaign_id)  # fmt: skip
     return [BlessingFact(r.id, r.at, r.quest_id, r.verdict, r.quality, r.effort, r.xp, r.kind or "", r.skill,
                          r.school or "", r.content_sha256) for r in connection.execute(query)]  # fmt: skip
 
