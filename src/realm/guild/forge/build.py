@@ -230,9 +230,9 @@ def as_rows(proposal: Proposal) -> Proposal:
             break
         count = max(levels)
         if count == 1:
-            raise ForgeError("too_few", f"{len(items)} rows leave a trial of {least} questions; the level rule asks at "
-                             f"least {LEAST_TRIAL}. Add data ({difficulty.MIN_LEVEL_ROWS} rows are enough), or drop the "
-                             "file into the inbox as a file quest", {"trial": trials})  # fmt: skip
+            raise ForgeError("too_few", f"{len(items)} rows leave a trial of {least} questions; the level rule asks "
+                             f"at least {LEAST_TRIAL}. Add data ({difficulty.MIN_LEVEL_ROWS} rows are enough), or drop "
+                             "the file into the inbox as a file quest", {"trial": trials})  # fmt: skip
         fewer, _ = _levels(proposal, count - 1, difficulty.MIN_LEVEL_ROWS // 2)
         levels = fewer if max(fewer) < count else [min(level, count - 1) for level in levels]
         why += f"; {count - 1}, because a trial of {least} questions decides nothing"

@@ -78,9 +78,9 @@ def ready_made(kinds: dict[str, str]) -> Iterator[str]:
             yield f"len([x for x in letters({name}) if x in 'aeiou'])"
         else:
             yield from (name, f"sum({name})", f"max({name})", f"min({name})", f"len({name})", f"{name}[0]",
-                        f"{name}[-1]", f"{name}[1]", f"max({name}) - min({name})", f"sorted({name})", f"reverse({name})",
-                        f"reverse(sorted({name}))", f"unique({name})", f"len(unique({name}))", f"{name}[1:]",
-                        f"{name}[:-1]", f"{name}[::2]", f"{name}[1::2]", f"{name}[1:] + {name}[:1]",
+                        f"{name}[-1]", f"{name}[1]", f"max({name}) - min({name})", f"sorted({name})",
+                        f"reverse({name})", f"reverse(sorted({name}))", f"unique({name})", f"len(unique({name}))",
+                        f"{name}[1:]", f"{name}[:-1]", f"{name}[::2]", f"{name}[1::2]", f"{name}[1:] + {name}[:1]",
                         f"{name}[-1:] + {name}[:-1]", f"sorted({name})[1]", f"reverse(sorted({name}))[1]",
                         f"index({name}, max({name}))", f"index({name}, max({name})) + 1",
                         f"sum({name}) // len({name})", f"sorted({name})[len({name}) // 2]",
