@@ -127,6 +127,8 @@ class Fake:
         if order == "run" and checkpoint:
             self.set(state="trial")
             for values in config["trials"]:
+                if values.get("after_pass"):
+                    continue
                 self.examine(trial.TrialSpec.from_config(values), checkpoint, word, wish)
                 if word == "stop_in_trials":
                     order = "stop"

@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "trial": "trial_id, skill, level, checkpoint_id, correct, n, needed, try, verdict, closed, kind",
     "level": "kind: clock|skill, skill?, from, to, closed?, trial_id?",
     "regression": "skill, level, trial_id, accuracy, verdict",
+    "drift": "suite, part, measure: accuracy|loss, checkpoint_id, change: what the passives lost since the first time",
     "blessing": "battle_id, quest_id, effort, quality, xp, verdict, parts",
     "checkpoint": "checkpoint_id, run, step, bytes, why",
     "champion": "checkpoint_id, step, total_level, accuracy",

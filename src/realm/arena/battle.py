@@ -465,12 +465,16 @@ class _Battle:
             self._write(lambda connection: trial.record_probe(
                 connection, subject, len(probe), after, self.loss_before, started))  # fmt: skip
             self.pulse.flush(loss_after=after)
+        passed = False
         for spec in specs:
+            if spec.after_pass and not passed:
+                continue
             self._phase(f"{spec.kind} trial of {spec.skill} level {spec.level}")
             try:
                 result = trial.run(spec, get_skill(spec.skill), self._answer, self._golden_loss, subject.train_loss)
             except trial.Interrupted:
                 return self.pulse.order
+            passed = passed or (spec.kind == "promotion" and result.verdict == "pass")
             self._write(partial(trial.record, result=result, subject=subject))
             order = self.pulse.poll()
             if order != "run":

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from realm import db, events
-from realm.guild import campaigns, progress
+from realm.guild import campaigns, passives, progress
 from realm.guild.curriculum import (
     BUFFER,
     Knobs,
@@ -284,7 +284,8 @@ def quest_trials(
     tried = _tried(connection, campaign["id"], quest, quest["skill"]) if state else ()
     plans = plan_trials(state, mix, knobs, campaign["seed"], serials(connection, campaign["id"]), tried,
                         list(states.values()))  # fmt: skip
-    return [plan.to_dict() for plan in plans]
+    may_promote = any(plan.kind == "promotion" for plan in plans)
+    return [*(plan.to_dict() for plan in plans), *passives.plans(connection, campaign["id"], may_promote)]
 
 
 def _tried(connection: sa.Connection, campaign_id: str, quest: Mapping[str, Any], skill: str) -> set[int]:

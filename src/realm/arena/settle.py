@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from afs.jsonl import file_sha256
 from realm import db, events
-from realm.guild import campaigns, progress
+from realm.guild import campaigns, passives, progress
 from realm.guild.levels import may_promote
 from realm.guild.progression.verdicts import judge_trial
 from realm.guild.skills import get_skill
@@ -79,6 +79,7 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
         trials = _own_trials(connection, battle_id)
         sound = [t for t in trials if _sound(connection, t)]
         _tell_regressions(connection, sound)
+        passives.tell_drift(connection, battle["campaign_id"], sound)
         # A level is true of weights that are there: trials of a checkpoint that is not whole promote nothing.
         promoted = [] if faults else _promote(connection, battle, sound)
         state = None

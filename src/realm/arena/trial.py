@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,17 +39,19 @@ class Interrupted(Exception):
 class TrialSpec:
     """What the arena orders, see `battles.config["trials"]`."""
 
-    kind: str  # promotion | retention | scout | manual | probe
+    kind: str  # promotion | retention | scout | manual | probe | passive
     skill: str
     level: int
     closed: bool
     threshold: float
     seed: int
     max_n: int
+    after_pass: bool = False  # held only when a promotion trial of the same battle passed
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any]) -> TrialSpec:
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        return cls(**{"after_pass": False, **{name: values[name] for name in cls.__dataclass_fields__
+                                              if name in values or name != "after_pass"}})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def draw(spec: TrialSpec, skill: Skill) -> list[Problem]:
     Raises:
         ValueError: the skill cannot make a single problem for it.
     """
+    if spec.kind == "passive":
+        return list(skill.table(spec.level))[: spec.max_n]  # every item once, in the suite's own order
     if spec.closed:
         table = list(skill.table(spec.level))
         keyed_rng("trial", spec.skill, spec.level, spec.seed).shuffle(table)
@@ -149,13 +153,28 @@ def run(spec: TrialSpec, skill: Skill, answer: Answer, golden_loss: GoldenLoss |
         if verdict != "continue":
             break
     result = Result(spec, verdict, items, tokens, None, started, 0.0)
-    if golden_loss is not None:
+    if golden_loss is not None and spec.kind == "passive":
+        result.loss = _item_losses(items, golden_loss)
+    elif golden_loss is not None:
         loss = golden_loss([item.problem.messages for item in items])
         result.loss = loss if math.isfinite(loss) else None
     result.bounds = levels.wilson(result.correct, len(items), Z.get(spec.kind, levels.Z_PROMOTE))
-    result.suspicious = result.correct == 0 and train_loss is not None and train_loss < CANARY_LOSS
+    # Nothing of the passives is ever trained, so 0 right says nothing about the examination.
+    trained = spec.kind != "passive" and train_loss is not None and train_loss < CANARY_LOSS
+    result.suspicious = trained and result.correct == 0
     result.seconds = time.perf_counter() - clock
     return result
+
+
+def _item_losses(items: list[Item], golden_loss: GoldenLoss) -> float | None:
+    """Notes every item's own loss in its problem's `extra`, for paired comparisons, and returns their mean."""
+    found = []
+    for item in items:
+        loss = golden_loss([item.problem.messages])
+        if math.isfinite(loss):
+            found.append(loss)
+            item.problem = replace(item.problem, extra={**item.problem.extra, "loss": loss})
+    return sum(found) / len(found) if found else None
 
 
 def _looks(spec: TrialSpec, available: int) -> list[int]:
@@ -166,7 +185,7 @@ def _looks(spec: TrialSpec, available: int) -> list[int]:
 
 def judge(spec: TrialSpec, correct: int, n: int, last: bool) -> str:
     """The verdict of `guild/levels.py` for this kind of trial; "continue" never at the last problem."""
-    if spec.kind == "probe":
+    if spec.kind in ("probe", "passive"):
         return "measured"
     if spec.kind == "retention":
         return levels.judge_retention(correct, n, spec.threshold)
@@ -237,5 +256,8 @@ def _text(result: Result, needed: int | None) -> str:
     goal = f"needed {needed}" if needed is not None else f"no count passes at {n}"
     if spec.kind == "retention":
         goal = f"upper bound {result.bounds[1]:.2f}"
+    if spec.kind == "passive":
+        loss = "" if result.loss is None else f", loss {result.loss:.3f}"
+        return f"Passives, part {spec.level}: {result.correct} of {n} right{loss}: measured, never practised."
     counts = f"{result.correct} of {n} right ({goal}{closed})"
     return f"{kind} of {spec.skill} level {spec.level}: {counts}: {result.verdict}."
