@@ -42,6 +42,7 @@ def _read_count(body: str) -> Count | None:
 _COUNT = Primitive(
     name="attn_count",
     title="Count",
+    rule="Write how often each of the items occurs, in the order asked.",
     level_text="{asked} counted in {n} items",
     shapes=(Shape(5), Shape(6), Shape(7), Shape(9), Shape(8, 2), Shape(10, 2), Shape(12, 2), Shape(12, 3),
             Shape(16, 3), Shape(20, 4)),
@@ -86,6 +87,7 @@ def _read_marked(body: str) -> Marked | None:
 _SELECT = Primitive(
     name="attn_select",
     title="Select",
+    rule="Write the digits that stand behind one of the marks, in order.",
     level_text="items of {asked} out of {symbols} marks among {n}",
     shapes=(Shape(5, symbols="abc"), Shape(6, symbols="abc"), Shape(7, symbols="abcd"), Shape(8, symbols="abcd"),
             Shape(10, symbols="abcde"), Shape(10, 2, symbols="abcde"), Shape(12, 2, symbols="abcdef"),
@@ -123,6 +125,7 @@ def _read_compared(body: str) -> tuple[tuple[str, ...], ...] | None:
 _COMPARE = Primitive(
     name="attn_compare",
     title="Compare",
+    rule="Write the places at which the two lists differ, counted from 1, or `none`.",
     level_text="two lists of {n} items, {symbols} symbols",
     shapes=(*(Shape(n) for n in (4, 5, 6, 7, 8, 10, 12)), *(Shape(n, symbols=ALNUM) for n in (12, 15, 20))),
     draw=_draw_compared,
@@ -195,6 +198,7 @@ _SIZES, _ALL_CONDITIONS = ("above", "below"), tuple(CONDITIONS)
 _FILTER = Primitive(
     name="attn_filter",
     title="Filter",
+    rule="Write the numbers that meet all conditions, in order, or `none`.",
     level_text="{depth} of the conditions {kinds} on {n} numbers to {top}",
     shapes=(Shape(5, kinds=_SIZES), Shape(6, kinds=_SIZES), Shape(6, kinds=_ALL_CONDITIONS),
             Shape(8, kinds=_ALL_CONDITIONS), Shape(8, depth=2, kinds=_ALL_CONDITIONS),
@@ -229,6 +233,7 @@ def _read_rank(body: str) -> Rank | None:
 _RANK = Primitive(
     name="attn_rank",
     title="Rank",
+    rule="`up`: from the smallest to the largest; `down`: from the largest to the smallest.",
     level_text="{n} numbers to {top}, upwards or downwards",
     shapes=(*(Shape(n) for n in (5, 6, 7, 8)), *(Shape(n, top=99) for n in (5, 6, 8, 10)), Shape(10, top=999),
             Shape(14, top=999)),

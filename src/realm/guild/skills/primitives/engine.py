@@ -64,6 +64,7 @@ class Shape:
 class Primitive:
     """One primitive as functions of its content, a hashable value that says everything about a problem.
 
+    `rule` tells a person what is asked and how it is written; `level_text` is a format string over a Shape's fields.
     `show` writes the prompt's body and `read` is its inverse (None, or ValueError, where the text is no body); `solve`
     gives the golden answer; `normal` is the content with everything that does not matter (the order of commutative
     parts) put in order, the identity by default; `fits` says whether a level could ask this content; `room` is an
@@ -73,6 +74,7 @@ class Primitive:
 
     name: str
     title: str
+    rule: str
     level_text: str
     shapes: tuple[Shape, ...]
     draw: Callable[[Shape, random.Random], Any]
@@ -87,9 +89,14 @@ class Primitive:
     depth: Callable[[Any], int] = lambda content: 1
     mark: Callable[[Any, str], str | None] | None = None
 
+    @property
+    def header(self) -> str:
+        """What every prompt begins with."""
+        return f"{self.name}:"
+
     def prompt(self, content: Any) -> str:
         """The text the hero sees."""
-        return f"{self.name}: {self.show(content)}"
+        return f"{self.header} {self.show(content)}"
 
     def golden(self, content: Any) -> str:
         """The right answer; primitives with a format of their own write it without the sign."""
@@ -98,11 +105,11 @@ class Primitive:
     def parse(self, prompt: str) -> Any:
         """The content behind a prompt, or None where the text is none of this primitive's prompts. Never raises."""
         text = prompt.strip()
-        if not text.startswith(self.name + ": ") or len(text) > LONGEST_PROMPT:
+        if not text.startswith(self.header) or len(text) > LONGEST_PROMPT:
             return None
         text = _SPACES.sub(" ", text)
         try:
-            content = self.read(text[len(self.name) + 2 :])
+            content = self.read(text[len(self.header) + 1 :])
         except ValueError:
             return None
         # Reading may be generous as long as writing is not: only a text that is written back to itself is a prompt.
@@ -150,6 +157,8 @@ class PrimitiveSkill:
         self.id = primitive.name
         self.name = primitive.title
         self.max_level = len(primitive.shapes)
+        self.header = primitive.header
+        """A text without it holds no problem of this skill: gates may ask for it before they look at lines."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The functions of a primitive cannot be pickled; its name can, and the server's worker process looks it up.
@@ -241,6 +250,8 @@ class PrimitiveSkill:
 
     def split_of(self, prompt: str) -> Split | None:
         """The split that owns a prompt, or None where the text is no problem of this primitive."""
+        if self.header not in prompt:  # 29 skills are asked about every line of every file
+            return None
         content = self.primitive.parse(prompt)
         return None if content is None else bucket(self.id, self.version, self._canonical(content))
 

@@ -119,6 +119,8 @@ def _kinds_of(facts: Facts) -> set[str]:
 _JSON = Primitive(
     name="fmt_json",
     title="JSON",
+    rule="A JSON object: numbers as numbers, letters as strings, `true`, `false` and `null` as what they are; "
+    "several values make an array; `a.b 3` puts b inside an object a.",
     level_text="{n} facts; values: {kinds}",
     shapes=(Shape(2, kinds=("digit",)), Shape(3, kinds=("digit",)), Shape(3, kinds=("digit", "letter")),
             Shape(4, kinds=("digit", "letter", "word")), Shape(5, kinds=("number", "letter", "word")),
@@ -176,6 +178,7 @@ def _read_rows(body: str) -> Rows | None:
 _TABLE = Primitive(
     name="fmt_table",
     title="Table",
+    rule="A Markdown table with a ruler under its header; rows are separated by semicolons.",
     level_text="{asked} columns, {n} rows, numbers to {top}",
     shapes=tuple(Shape(n, columns, top=top) for columns, n, top in (
         (2, 1, 9), (2, 2, 9), (3, 2, 9), (3, 3, 9), (4, 3, 9), (3, 3, 99), (4, 4, 99), (5, 4, 99), (5, 5, 999),
@@ -334,6 +337,8 @@ _CODE_SHAPES = tuple(Shape(n, asked, depth, kinds, symbols=symbols) for n, asked
 _CODE_PRIMITIVE = Primitive(
     name="fmt_code",
     title="Code",
+    rule="Python. `f 3 7` is a call, brackets are inner calls, `x is f 3` an assignment, `f of a b is g a b` a "
+    "function definition that returns; semicolons separate lines.",
     level_text="{asked} lines ({kinds}) with calls of {n} arguments, {depth} deep",
     shapes=_CODE_SHAPES,
     draw=_draw_code,
@@ -416,6 +421,8 @@ def _read_list(body: str) -> Items | None:
 _LIST = Primitive(
     name="fmt_list",
     title="List",
+    rule="`numbers`: a list counted from 1. `bullets`: a bulleted list. Letters in brackets stand beneath "
+    "their item as bullets, indented.",
     level_text="{n} items of {asked} letters ({kinds}), {depth} deep",
     shapes=tuple(Shape(n, asked, depth, STYLES) for n, asked, depth in (
         (3, 1, 1), (4, 1, 1), (5, 1, 1), (6, 1, 1), (4, 2, 1), (6, 2, 1), (8, 3, 1), (3, 1, 2), (4, 2, 2), (6, 3, 2))),
@@ -507,6 +514,7 @@ def _read_paths(body: str) -> Paths | None:
 _STRUCTURED = Primitive(
     name="fmt_structured",
     title="Structured",
+    rule="An indented outline, two blanks per depth: `a.b 3` is `a:` and beneath it `  b: 3`.",
     level_text="{n} paths of {depth} keys under {asked} top keys, numbers to {top}",
     shapes=tuple(Shape(n, asked, depth, top=top) for n, asked, depth, top in (
         (2, 1, 2, 9), (3, 2, 2, 9), (4, 2, 2, 9), (5, 2, 2, 9), (5, 3, 2, 9), (4, 2, 3, 9), (6, 3, 3, 9), (8, 3, 3, 99),

@@ -116,10 +116,16 @@ _SINGLE_STEP = (Shape(5, 2), Shape(6, 2), Shape(7, 3), *(Shape(n, asked, traps +
                                         (13, 5, 5))))  # fmt: skip
 
 
+_RULE = ("`a > d` reads: a implies d. Behind the semicolon stands what is known. Write what follows from each "
+         "fact that something follows from, in the order of the facts. Traps are facts that nothing follows "
+         "from: `d`, or `not a`.")
+
+
 def _single_step(name: str, title: str, backwards: bool) -> Primitive:
     return Primitive(
         name=name,
         title=title,
+        rule=_RULE,
         level_text="{n} implications, {asked} conclusions{text}",
         shapes=_SINGLE_STEP,
         draw=_drawer(backwards),
@@ -169,6 +175,8 @@ def _read_chain(body: str) -> Chain | None:
 _CHAIN = Primitive(
     name="logic_chain",
     title="Chain",
+    rule="`a > d` reads: a implies d. From the fact behind the semicolon write everything that follows, step "
+    "by step.",
     level_text="a chain of {depth} among {n} implications",
     shapes=(*(Shape(n, depth=depth) for n, depth in ((4, 2), (5, 3), (6, 3), (7, 4), (8, 4), (9, 5), (10, 5), (11, 6),
                                                      (12, 7), (14, 8))),),
@@ -223,6 +231,8 @@ def _read_clauses(body: str) -> Clauses | None:
 _DISJUNCT = Primitive(
     name="logic_disjunct",
     title="Disjunct",
+    rule="At least one alternative of every clause is true. Write the one that remains of each clause that is "
+    "decided, in the order of the clauses.",
     level_text="{n} clauses of {depth} alternatives, {asked} decided",
     shapes=(Shape(4, 2, 2), Shape(5, 2, 2), Shape(6, 3, 2), Shape(8, 3, 2), Shape(4, 2, 3), Shape(5, 3, 3),
             Shape(6, 3, 3), Shape(7, 4, 3), Shape(5, 3, 4), Shape(6, 4, 4)),
@@ -314,6 +324,8 @@ def _fits_links(shape: Shape, content: Links) -> bool:
 _BICONDITIONAL = Primitive(
     name="logic_biconditional",
     title="Biconditional",
+    rule="`a iff b`: both are true or both are false; `a iff not b`: one is true, the other false. From each "
+    "fact write what is decided along its row of links, nearest first.",
     level_text="{n} rows of {depth} links, {asked} facts{text}",
     shapes=(Shape(4, 2), Shape(5, 2), Shape(6, 3),
             *(Shape(n, asked, depth, ("not",), text=", some links with not") for n, asked, depth in (

@@ -59,6 +59,7 @@ def _read_recall(body: str) -> Recall | None:
 _RECALL = Primitive(
     name="mem_recall",
     title="Recall",
+    rule="`a3` says that a has the value 3. Write the asked keys with their values, in the order asked.",
     level_text="{asked} of {n} pairs",
     shapes=(Shape(4, 2), Shape(5, 2), Shape(6, 2), Shape(7, 3), Shape(8, 3), Shape(9, 3), Shape(10, 4), Shape(12, 4),
             Shape(14, 5), Shape(16, 6)),
@@ -112,6 +113,8 @@ def _fits_contexts(shape: Shape, content: Contexts) -> bool:
 _CONTEXT = Primitive(
     name="mem_context",
     title="Context",
+    rule="A capital letter opens a context; `Xa` asks for the value of a in context X. Write each place with "
+    "its value.",
     level_text="{asked} values out of {depth} contexts of {n} keys",
     shapes=tuple(Shape(n, asked, depth) for n, depth, asked in (
         (2, 2, 2), (3, 2, 2), (4, 2, 2), (4, 2, 3), (3, 3, 3), (4, 3, 3), (4, 4, 4), (5, 4, 4), (5, 5, 5), (6, 5, 6))),
@@ -168,6 +171,8 @@ def _trail(tables: tuple[Pairs, ...], key: str) -> str:
 _COMPOSE = Primitive(
     name="mem_compose",
     title="Compose",
+    rule="The first table leads from a letter to a key of the next table, and so on. Write each asked letter "
+    "with everything found on the way.",
     level_text="{asked} trails through {depth} tables of {n}",
     shapes=tuple(Shape(n, asked, depth) for n, depth, asked in (
         (3, 2, 1), (3, 2, 2), (4, 2, 2), (5, 2, 2), (6, 2, 3), (8, 2, 3), (4, 3, 2), (5, 3, 3), (6, 3, 3), (8, 3, 4))),
@@ -240,6 +245,8 @@ def _fits_update(shape: Shape, content: Update) -> bool:
 _UPDATE = Primitive(
     name="mem_update",
     title="Update",
+    rule="First values, then changes in order: `a5` sets a to 5, `a+2` and `a-2` add and subtract. Write the "
+    "asked keys with their last values.",
     level_text="{asked} of {n} values to {top} after {depth} changes ({kinds})",
     shapes=(*(Shape(n, 2, depth, ("set",)) for n, depth in ((2, 2), (3, 3), (4, 4))), Shape(4, 3, 6, ("set",)),
             Shape(3, 2, 3, ("set", "+")), Shape(4, 2, 4, ("set", "+")), Shape(4, 2, 4, ("set", "+", "-")),

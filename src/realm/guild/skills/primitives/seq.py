@@ -35,6 +35,7 @@ def made_of(symbols: str, *lists: tuple[str, ...]) -> bool:
 _REVERSE = Primitive(
     name="seq_reverse",
     title="Reverse",
+    rule="Write the items from the last to the first.",
     level_text="{n} items of {symbols} symbols",
     shapes=(*(Shape(n) for n in range(4, 12)), Shape(10, symbols=ALNUM), Shape(14, symbols=ALNUM)),
     draw=lambda shape, rng: some(rng, shape.symbols, shape.n),
@@ -58,6 +59,7 @@ def _read_lists(body: str) -> tuple[tuple[str, ...], ...]:
 _INTERLEAVE = Primitive(
     name="seq_interleave",
     title="Interleave",
+    rule="Take the first item of every list, then the second of every list, and so on.",
     level_text="{asked} lists of {n} items, {symbols} symbols",
     shapes=(Shape(2, 2), Shape(3, 2), Shape(4, 2), Shape(5, 2), Shape(6, 2), Shape(3, 3), Shape(4, 3), Shape(5, 3),
             Shape(4, 4), Shape(5, 4, symbols=ALNUM)),
@@ -147,6 +149,8 @@ def _fits_sequence(shape: Shape, shown: tuple[int, ...]) -> bool:
 _CONTINUE = Primitive(
     name="seq_continue",
     title="Continue",
+    rule="The numbers follow one rule: a cycle (shown at least twice), a constant step, or a step that grows "
+    "by a constant. Write the next three.",
     level_text="{text}",
     shapes=(
         *(Shape(n, kinds=("cycle",), text=f"a cycle of {n}, shown twice or more") for n in range(3, 9)),
@@ -195,6 +199,9 @@ def _read_moves(body: str) -> Moves | None:
 _TRANSFORM = Primitive(
     name="seq_transform",
     title="Transform",
+    rule="Apply the moves from left to right. `left`: the first item goes to the end; `right`: the last goes "
+    "to the front; `swap`: first and last change places; `flip`: the order is reversed; `drop`: the first "
+    "item goes away.",
     level_text="{depth} of the moves {kinds} on {n} items",
     shapes=(Shape(4, depth=1, kinds=("left", "right", "swap")),
             *(Shape(n, depth=depth, kinds=tuple(MOVES)) for n, depth in ((5, 1), (6, 1), (5, 2), (6, 2), (6, 3), (8, 3),
@@ -256,6 +263,8 @@ def _fits_extract(shape: Shape, content: Extract) -> bool:
 _EXTRACT = Primitive(
     name="seq_extract",
     title="Extract",
+    rule="`2 to 4`: the items at places 2, 3 and 4. `every 3 from 2`: the items at places 2, 5, 8 … Places "
+    "count from 1.",
     level_text="{kinds} of {n} items{text}",
     shapes=(*(Shape(n, kinds=("run",)) for n in (5, 6, 8, 10)),
             *(Shape(n, depth=depth, kinds=kinds, text=f", k up to {depth}") for n, depth, kinds in (

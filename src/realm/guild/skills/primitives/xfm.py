@@ -53,6 +53,8 @@ def _fits_substitution(shape: Shape, content: Substitution) -> bool:
 _SUBSTITUTE = Primitive(
     name="xfm_substitute",
     title="Substitute",
+    rule="`a3` says that a is replaced by 3. Write each item with what replaces it; an item that the table "
+    "does not name stands alone.",
     level_text="{asked} items through a table of {n}{text}",
     shapes=(Shape(3, 3), Shape(3, 4), Shape(4, 5), Shape(5, 6), Shape(6, 8),
             *(Shape(n, asked, 2, text=", unnamed items stay") for n, asked in ((6, 8), (7, 10), (8, 12), (10, 14),
@@ -112,6 +114,7 @@ _RUN_TEXT = "{n} runs of 1 to {top}, {symbols} letters"
 _ENCODE = Primitive(
     name="xfm_encode",
     title="Encode",
+    rule="Write each run of equal letters as its length and the letter.",
     level_text=_RUN_TEXT,
     shapes=_RUNS,
     draw=_draw_runs,
@@ -126,6 +129,7 @@ _ENCODE = Primitive(
 _DECODE = Primitive(
     name="xfm_decode",
     title="Decode",
+    rule="`3a` stands for `a a a`. Write everything out.",
     level_text=_RUN_TEXT,
     shapes=_RUNS,
     draw=_draw_runs,
@@ -182,6 +186,7 @@ def _fits_map(shape: Shape, content: Map) -> bool:
 _MAP = Primitive(
     name="xfm_map",
     title="Map",
+    rule="Apply the operations to every number, from left to right.",
     level_text="{depth} of the operations {kinds} on {n} numbers to {top}",
     shapes=(Shape(3, kinds=("+",)), Shape(4, kinds=("+",)), Shape(4, kinds=("+", "-")), Shape(5, kinds=("+", "-")),
             Shape(5, kinds=("+", "-", "*")), Shape(4, kinds=("+", "-"), top=99), Shape(6, kinds=("+", "-"), top=99),
@@ -216,6 +221,8 @@ def _read_reduce(body: str) -> Reduce | None:
 _REDUCE = Primitive(
     name="xfm_reduce",
     title="Reduce",
+    rule="Write the running sum, maximum or minimum: its value after the first number, after the second, and "
+    "so on to the last.",
     level_text="running {kinds} of {n} numbers to {top}",
     shapes=(Shape(4, kinds=("max", "min")), Shape(5, kinds=("max", "min")),
             *(Shape(n, kinds=tuple(FOLDS), top=top) for n, top in ((4, 9), (5, 9), (6, 9), (8, 9), (5, 99), (7, 99),
