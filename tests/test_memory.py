@@ -1,4 +1,4 @@
-"""The rehearsal buffer of file quests, and where rows come from."""
+"""The rehearsal buffer of file quests, where rows come from, and the caps on what a hero wrote itself."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from realm import db
 from realm.guild import campaigns
 from realm.quests import board, memory, origin
 from realm.quests.memory import KEEP_AT_LEAST, Source
+from realm.temple import cleric
 
 
 def chat(number, quest="q", **more):
@@ -430,3 +431,74 @@ def test_which_rows_go_is_drawn_by_key():
     assert len(gone) == 60 and gone == origin.over_cap(rows, {"human": 40, "self-verified": 100}, seed=1)
     assert gone != origin.over_cap(rows, {"human": 40, "self-verified": 100}, seed=2)
     assert not set(range(40, 100)) <= set(gone), "not the last ones"
+
+
+# --- the Cleric's word on origins ---------------------------------------------------------------------------------
+
+
+def examined(tmp_path, rows, **more):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = cleric.examine(source, tmp_path / "out.jsonl", tmp_path / "bad.jsonl", name="in.jsonl", skills=[], **more)
+    out = tmp_path / "out.jsonl"
+    return report, [json.loads(x) for x in out.read_text().splitlines()] if out.exists() else []
+
+
+def test_origins_are_counted_and_rows_stay_as_they_are(tmp_path):
+    rows = [chat(0), chat(1, teacher_model="big"), chat(2, origin="procedural-verified"), chat(3, origin="web")]
+    report, out = examined(tmp_path, rows)
+    assert report["origins"] == {"procedural-verified": 1, "human": 2, "teacher": 1} and out == rows
+    assert report["origin_caps"] is None and report["sha256"] == file_sha256(tmp_path / "in.jsonl")
+
+
+def test_what_nobody_checked_is_filtered(tmp_path):
+    report, out = examined(tmp_path, [chat(n) for n in range(5)] + [chat(9, origin="self-unverified")])
+    assert len(out) == 5 and report["rows"]["filtered"] == 1 and report["verdict"] == "accepted-with-warnings"
+    [reason] = report["reasons"]
+    assert reason["code"] == "self_unverified_cap" and "max_self_unverified" in reason["examples"][0]["text"]
+    bad = json.loads((tmp_path / "bad.jsonl").read_text())
+    assert bad["line"] == 6 and json.loads(bad["raw"])["origin"] == "self-unverified"
+
+
+def test_a_file_above_the_cap_is_trimmed_to_it(tmp_path):
+    rows = [chat(n, origin="self-verified") for n in range(30)] + [chat(n, "human") for n in range(10)]
+    report, out = examined(tmp_path, rows)
+    assert report["origins"] == {"human": 10, "self-verified": 10} and len(out) == 20
+    assert report["rows"] | {"in": 40, "out": 20, "filtered": 20} == report["rows"]
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 20
+    assert report["balance"]["most_common_answer_share"] == pytest.approx(1 / 20), "numbers are those of what stays"
+    again, same = examined(tmp_path, rows)
+    assert same == out and again == report
+
+
+def test_a_file_of_nothing_else_is_refused_with_the_reason(tmp_path):
+    report, out = examined(tmp_path, [chat(n, origin="self-verified") for n in range(30)])
+    assert report["verdict"] == "refused" and out == [] and "self-verified" in report["next_action"]
+
+
+def test_copies_do_not_slip_past_the_cap(tmp_path):
+    rows = [chat(n % 15, origin="self-verified") for n in range(30)] + [chat(n, "human") for n in range(5)]
+    report, out = examined(tmp_path, rows)
+    assert report["origins"] == {"human": 5, "self-verified": 5} and len(out) == 10
+
+
+def test_a_cap_set_by_hand_is_recorded(tmp_path):
+    rows = [chat(n, origin="self-unverified") for n in range(30)] + [chat(n, "human") for n in range(10)]
+    report, out = examined(tmp_path, rows, caps={"self-verified": 0.5, "self-unverified": 1.0})
+    assert len(out) == 40 and report["origin_caps"]["self-unverified"] == 1.0
+    assert any("set by hand" in warning for warning in report["warnings"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(origin.ORIGINS), st.integers(0, 25)), min_size=1, max_size=60),
+       st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.sampled_from([0.0, 0.3]))  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_no_file_leaves_the_gate_above_a_cap(tmp_path_factory, rows, verified, unverified):
+    caps = {"self-verified": verified, "self-unverified": unverified}
+    report, out = examined(tmp_path_factory.mktemp("caps"), [chat(n, origin=said) for said, n in rows], caps=caps)
+    counts = origin.count(out)
+    for name, cap in caps.items():
+        assert counts.get(name, 0) <= cap * len(out) + 1e-6
+    numbers = report["rows"]
+    assert numbers["in"] == len(rows) == sum(numbers[k] for k in ("out", "filtered", "duplicate", "quarantined"))
+    if report["verdict"] != "refused":
+        assert report["origins"] == counts and len(out) == numbers["out"]

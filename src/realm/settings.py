@@ -44,6 +44,9 @@ class Settings(BaseModel):
     default_hero: str = "pip"
     idle_generation: bool = Field(True, description="make quests from the skills when the board is empty")
     min_free_disk: int = Field(500_000_000, description="a checkpoint is refused below this many free bytes")
+    max_self_verified: float = Field(0.5, ge=0, le=1, description="largest share of a file's rows that a hero wrote "
+                                     "itself and a grader checked")  # fmt: skip
+    max_self_unverified: float = Field(0.0, ge=0, le=1, description="the same for rows that nobody checked")
     max_inbox_bytes: int = Field(4_000_000_000, description="larger inbox files are refused")
     log_level: str = "INFO"
 

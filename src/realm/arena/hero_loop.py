@@ -34,6 +34,7 @@ from realm.guild.exams import follow_up
 from realm.guild.skills import SkillError, all_skills, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
 from realm.quests import board, memory
+from realm.quests import origin as origins
 from realm.quests.inbox import Inbox
 from realm.settings import RealmHome
 from realm.temple import cleric
@@ -212,7 +213,8 @@ class HeroLoop:
             missing = str(error)
         skills = [*all_skills(), get_skill("passives")]  # what is examined must not be practised, whoever sends it
         return cleric.examine(source, target, quarantine, name=name, skills=skills, tokens=counter,
-                              tokens_missing=missing, probe=probe, seed=seed)  # fmt: skip
+                              tokens_missing=missing, probe=probe, seed=seed,
+                              caps=origins.caps_of(self.home.settings))  # fmt: skip
 
     # --- the hero -----------------------------------------------------------------------------------------------
 

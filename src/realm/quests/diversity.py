@@ -228,9 +228,10 @@ def filter_texts(
             stay.append(place)
             for key in keys:
                 buckets[key].append(place)
-    for place in _above_ceiling(prompts, stay, rules.template, seed):
-        stay.remove(place)
-        filtered["template"] += 1
+    gone = set(_above_ceiling(prompts, stay, rules.template, seed))
+    if gone:
+        stay = [place for place in stay if place not in gone]
+        filtered["template"] = len(gone)
     return stay, {"version": VERSION, "made": len(rows), "kept": len(stay), "filtered": dict(filtered)}
 
 

@@ -16,10 +16,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from realm.settings import Settings
+
 Origin = Literal["procedural-verified", "human", "teacher", "self-verified", "self-unverified"]
 ORIGINS: tuple[str, ...] = get_args(Origin)
 CAPS: Mapping[str, float] = {"self-verified": 0.5, "self-unverified": 0.0}
 """Largest share of a quest's rows, by origin; others have none."""
+
+
+def caps_of(settings: Settings) -> dict[str, float]:
+    """The caps that a person set (`max_self_verified`, `max_self_unverified` in settings.yaml)."""
+    return {"self-verified": settings.max_self_verified, "self-unverified": settings.max_self_unverified}
 
 
 def origin_of(row: Mapping[str, Any]) -> str:

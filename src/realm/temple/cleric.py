@@ -15,7 +15,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from afs.jsonl import AtomicWriter, BadRow, Counts, Quarantine, Row, file_sha256
 from afs.training.converters import ConversionError, detect, is_preference, to_messages
 from realm.guild.skills import Skill, get_skill
 from realm.heroes.chat import RenderError
+from realm.quests import origin as origins
 from realm.temple.hashset import HashSet
 from realm.temple.tokens import TokenCounter
 
@@ -103,6 +104,8 @@ _DRESS = " \t\"'`*>#|-•“”«»"  # around a problem in lists, quotations an
 def held_out(skill: Skill, text: str) -> str | None:
     """The held-out split whose problem stands somewhere in a text, or None: as a whole, a line, two lines (a header and
     its question), or behind an introduction on the same line."""
+    if getattr(skill, "header", "") not in text:  # skills whose prompts all begin alike need no look at the lines
+        return None
     if (split := skill.split_of(text)) in HELD_OUT:
         return split
     before: list[str] = []
@@ -131,12 +134,22 @@ def _plain(value: str | list[Any]) -> str:
     return "\n".join(part if isinstance(part, str) else orjson.dumps(part).decode() for part in parts)
 
 
+_CAP_KEYS = {"self-verified": "max_self_verified", "self-unverified": "max_self_unverified"}
+
+
 class Gate:
     """The checks of one file, row by row; keeps hashes and sums, never rows."""
 
-    def __init__(self, skills: Sequence[Skill], tokens: TokenCounter | None) -> None:
+    def __init__(
+        self, skills: Sequence[Skill], tokens: TokenCounter | None, caps: Mapping[str, float] = origins.CAPS,
+        over: Mapping[int, str] | None = None,
+    ) -> None:  # fmt: skip
         self.skills = skills
         self.tokens = tokens
+        self.caps, self.over = caps, over or {}
+        self.origins: Counter[str] = Counter()
+        self.capped: list[tuple[int, str]] = []  # (line, origin) of rows whose origin has a cap
+        self._gone: set[bytes] = set()  # what the rows over a cap said
         self.school: str | None = None
         self.formats: Counter[str] = Counter()
         self.skill_rows: Counter[str] = Counter()
@@ -165,14 +178,31 @@ class Gate:
         raw, messages = self._pair(row) if school == "judge" else self._chat(row, name)
         self._drop_held_out(messages)
         digest = hashlib.blake2b(orjson.dumps(messages), digest_size=8).digest()
+        origin = self._origin(row, digest)
         if not self._seen.add(int.from_bytes(digest, "big")):
             raise Rejection("duplicate", "exact", "the same conversation stands earlier in the file")
         if school == "scribe":
             self._measure(messages)
         self.school = school
         self.formats[name] += 1
+        self.origins[origin] += 1
+        if origin in self.caps:
+            self.capped.append((row.line, origin))
         self._note_skill(row.value, messages)
         return raw
+
+    def _origin(self, row: Row, digest: bytes) -> str:
+        """Where the row comes from; what a model wrote itself may be a limited share of a file (realm-rules §13)."""
+        origin = origins.origin_of(row.value)
+        if origin not in self.caps:
+            return origin
+        if row.line in self.over:
+            self._gone.add(digest)
+        if digest in self._gone or not self.caps[origin]:  # its copy further down must not take its place
+            share = f"at most {self.caps[origin]:.0%}" if self.caps[origin] else "none"
+            raise Rejection("filtered", f"{origin.replace('-', '_')}_cap", f"{origin}: {share} of a file's rows may be "
+                            f"that, beside other rows ({_CAP_KEYS.get(origin, 'caps')} in settings.yaml)")  # fmt: skip
+        return origin
 
     def _chat(self, row: Row, name: str) -> tuple[bytes, list[dict[str, str]]]:
         try:
@@ -239,7 +269,7 @@ class Gate:
 def examine(
     source: Path, target: Path, quarantine: Path, *, name: str, skills: Sequence[Skill],
     tokens: TokenCounter | None = None, tokens_missing: str = "", probe: Path | None = None, seed: int = 0,
-    max_line: int = MAX_LINE,
+    max_line: int = MAX_LINE, caps: Mapping[str, float] = origins.CAPS, over: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Send a file through the gate and return its report.
 
@@ -252,8 +282,10 @@ def examine(
         name: the file's name as a person knows it, for reports and quarantine records.
         tokens: the hero's tokenizer, or None for a QUICK examination; then `tokens_missing` says why.
         seed: keys which rows the probe holds.
+        caps: {origin: largest share of the rows}; other than `origins.CAPS` it is recorded in the report.
+        over: {line: origin} of rows above a cap; found in a first pass, when there are any.
     """
-    gate, counts, found = Gate(skills, tokens), Counts(), _Findings()
+    gate, counts, found = Gate(skills, tokens, caps, over), Counts(), _Findings()
     staging = target.with_name(f".{target.name}.staging.part")
     groups, finer = array("Q"), array("Q")
     with AtomicWriter(staging) as out, Quarantine(quarantine) as bad:
@@ -275,6 +307,12 @@ def examine(
                 for hashes, value in zip((groups, finer), _group(raw, seed), strict=True):
                     hashes.append(value)
         counts.check()
+    if over is None and (above := origins.over_cap(gate.capped, gate.origins, seed, caps)):
+        # Once more without them, so that every number of the report is that of the rows that stay.
+        staging.unlink()
+        quarantine.unlink(missing_ok=True)
+        return examine(source, target, quarantine, name=name, skills=skills, tokens=tokens, probe=probe, seed=seed,
+                       tokens_missing=tokens_missing, max_line=max_line, caps=caps, over=above)  # fmt: skip
     report = _report(gate, counts, found, tokens_missing)
     report["file"], report["quarantine_rows"] = name, bad.count
     if report["verdict"] == "refused":
@@ -365,8 +403,14 @@ def _report(gate: Gate, counts: Counts, found: _Findings, tokens_missing: str) -
     elif warnings or counts.quarantined or counts.filtered:
         verdict = "accepted-with-warnings"
         next_action = "Look at the reasons; mended rows can be dropped into the inbox as a new file."
+    told = {origin: gate.origins[origin] for origin in origins.ORIGINS if gate.origins[origin]}
+    caps = None if dict(gate.caps) == dict(origins.CAPS) else dict(gate.caps)
+    if caps:
+        warnings.append("the caps on rows that a hero wrote itself are set by hand: " + ", ".join(
+            f"{origin} up to {share:.0%}" for origin, share in caps.items()))  # fmt: skip
     return {
-        "verdict": verdict, "level": "standard" if gate.tokens else "quick", "rows": rows,
+        "verdict": verdict, "level": "standard" if gate.tokens else "quick", "rows": rows, "origins": told,
+        "origin_caps": caps,
         "format": "+".join(sorted(gate.formats)) or None, "formats": dict(gate.formats), "school": gate.school,
         "skill": skill if verdict != "refused" else None, "mix": mix if skill else None, "reasons": found.to_list(),
         "tokens": _token_facts(gate, tokens_missing), "balance": _balance(gate, counts), "warnings": warnings,
