@@ -74,10 +74,10 @@ class Made:
         return 0 if self.where is not None else self.combinations // orders
 
     def shows(self, wanted: int) -> bool:
-        """Whether `wanted` different problems turn up in ten times as many draws."""
+        """Whether `wanted` different problems turn up in thirty times as many draws."""
         rng = keyed_rng("shows", self.source.operation, self.combinations)
         found: set[str] = set()
-        for _ in range(10 * wanted):
+        for _ in range(30 * wanted):
             values = self._values(rng)
             if self.allows(values):
                 found.add(self.canonical(values))
