@@ -37,8 +37,9 @@ BENCHMARKS = (
     Benchmark("overhead", "what events, strain and ledger cost beside the training"),
     Benchmark("startup", "start-all to the first page and the first optimizer step; status and doctor"),
     Benchmark("memory", "memory of everything start-all made, during a battle"),
+    Benchmark("gate", "how often a hero of known true accuracy is promoted, beside naive rules"),
     Benchmark("refinery", "the refinery beside a plain pass; who loses rows", by_default=False, takes_more=True),
-    Benchmark("first_levels", "how fast PIP masters levels, one seed after the other", by_default=False, takes_more=True),
+    Benchmark("first_levels", "how fast PIP masters levels, seed by seed", by_default=False, takes_more=True),
     Benchmark("climb", "the Guild against simpler curricula at equal budgets", by_default=False, takes_more=True),
 )
 
