@@ -271,6 +271,35 @@ def test_levels_that_were_not_practised_do_not_count(realm):
         assert collapse.history(connection, realm.campaign)[0].strain
 
 
+def test_the_human_text_stands_until_it_is_asked_again(realm):
+    """The passives are asked every ten quests at the latest; what another line of steps answered does not count."""
+
+    def ask(quest, checkpoint, loss, level=2, t=0.0):
+        with db.write(realm.engine) as connection:
+            battle = connection.execute(sa.select(db.battles.c.id).where(db.battles.c.quest_id == quest)).scalar_one()
+            connection.execute(sa.insert(db.trials).values(
+                id=db.new_id(), campaign_id=realm.campaign, battle_id=battle, quest_id=quest, step=realm.step,
+                checkpoint_id=checkpoint, kind="passive", skill="passives", level=level, closed=False, n=32, correct=0,
+                verdict="measured", suspicious=False, loss=loss, tokens=0, started_at=t or realm.clock, seconds=1.0))
+
+    early = realm.quest()
+    ask(*early, 3.0)
+    ask(*early, 9.0, level=1)
+    realm.quest(kind="file")
+    made = [realm.quest() for _ in range(4)]
+    ask(*made[2], 3.4)
+    with db.read(realm.engine) as connection:
+        found = [g.shard for g in collapse.history(connection, realm.campaign)]
+    assert [f["passives:2"][0] for f in found] == [3.0, 3.0, 3.4, 3.4] and "passives:1" not in found[0]
+    with db.write(realm.engine) as connection:
+        realm.run = campaigns.new_run(connection, realm.campaign, early[1], "back to the first")
+    realm.step, realm.clock = 10, db.now() + 10
+    realm.quest()
+    with db.read(realm.engine) as connection:
+        [last] = collapse.history(connection, realm.campaign)
+    assert last.shard["passives:2"][0] == 3.0
+
+
 def test_a_file_quest_begins_the_count_anew(realm):
     realm.collapsing()
     realm.quest(kind="file")

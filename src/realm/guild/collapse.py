@@ -7,7 +7,8 @@ A *generation* is one finished idle quest. Of each three things are measured, pe
 * diversity of the hero's own answers in its trials, as a share of the diversity that the right answers to the very
   same problems have (so that a harder level or another mix of questions does not look like a change of the hero);
 * held-out strain: the loss of the right answers in these trials;
-* the loss of a frozen shard of human text (trials of kind "passive"), where there is one.
+* the loss of a frozen shard of human text (trials of kind "passive"). It is asked every ten quests at the latest and
+  stands until it is asked again; where it was never asked, two measures are left, and the verdict says so.
 
 A measure drifts when the median of the last three generations is more than 10 % worse than the median of the three
 before, and every one of the three is worse than each of those three. The second half bounds false alarms whatever the
@@ -24,7 +25,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -36,6 +37,7 @@ from realm.guild import campaigns, progress
 WINDOW = 3  # generations of each of the two windows
 DRIFT = 0.10
 NEEDED = 2  # drifting measures
+HUMAN_TEXT = 2  # level of the passives suite that is human text
 SLACK = 0.1  # nats per token: below this strain is recovery (realm-rules §2), and 0.01 → 0.02 is no collapse
 SHARD_KNOWN = 5.0  # nats per token: a text that the hero never knew (a guess among 148 tokens) cannot be forgotten
 MIN_ITEMS = 20  # answers below which their diversity says nothing
@@ -217,9 +219,30 @@ def history(connection: sa.Connection, campaign_id: str, known: Mapping[str, Any
         table.c.campaign_id == campaign_id, table.c.state == "done", table.c.kind.in_(IDLE_KINDS),
         table.c.finished_at > since)  # fmt: skip
     newest = connection.execute(query.order_by(table.c.finished_at.desc(), table.c.id.desc()).limit(2 * WINDOW))
-    known = known or {}
-    return [Generation.from_dict(known[quest["id"]]) if quest["id"] in known else measure(connection, quest)
-            for quest in reversed(newest.mappings().all())]  # fmt: skip
+    known, found, shard = known or {}, [], None
+    for quest in reversed(newest.mappings().all()):
+        made = Generation.from_dict(known[quest["id"]]) if quest["id"] in known else measure(connection, quest)
+        if not made.shard:
+            shard = _shard_before(connection, campaign_id, quest["started_at"]) if shard is None else shard
+            made = replace(made, shard=shard)
+        shard = made.shard
+        found.append(made)
+    return found
+
+
+def _shard_before(connection: sa.Connection, campaign_id: str, t: float | None) -> Strata:
+    """The newest measurement of the human text before a time, on the line of steps that the hero goes on from."""
+    trials, table = db.trials, db.checkpoints
+    parent = campaigns.parent_checkpoint(connection, campaign_id)
+    line = dict(campaigns.lineage(connection, parent["run_id"], parent["step"])) if parent else {}
+    query = sa.select(trials.c.skill, trials.c.loss, trials.c.n, table.c.run_id, table.c.step).join(
+        table, table.c.id == trials.c.checkpoint_id).where(
+        trials.c.campaign_id == campaign_id, trials.c.kind == "passive", trials.c.level == HUMAN_TEXT,
+        trials.c.loss.is_not(None), trials.c.n > 0, trials.c.started_at < (t or 0.0))  # fmt: skip
+    for skill, loss, n, run, step in connection.execute(query.order_by(trials.c.started_at.desc()).limit(20)):
+        if step <= line.get(run, -1) and math.isfinite(loss):
+            return {f"{skill}:{HUMAN_TEXT}": (loss, float(n))}
+    return {}
 
 
 def _since(connection: sa.Connection, campaign_id: str) -> float:
@@ -246,7 +269,7 @@ def measure(connection: sa.Connection, quest: Mapping[str, Any]) -> Generation:
         key = f"{trial['skill']}:{trial['level']}"
         loss = trial["loss"] if trial["loss"] is not None and math.isfinite(trial["loss"]) else None
         if trial["kind"] == "passive":
-            if loss is not None:
+            if loss is not None and trial["level"] == HUMAN_TEXT:
                 shard.setdefault(key, []).append((loss, trial["n"]))
         elif trial["kind"] in ASKED and key in practised and not trial["suspicious"]:
             answers.setdefault(key, []).extend(_answers(connection, trial["id"]))
