@@ -18,7 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from realm import db, events
-from realm.guild import campaigns, passives, progress
+from realm.guild import campaigns, passives, primitives, progress
+from realm.guild.campaigns import method
 from realm.guild.curriculum import (
     BUFFER,
     Knobs,
@@ -63,17 +64,20 @@ def skill_state(connection: sa.Connection, campaign_id: str, skill: Skill, goal:
         quests_since_fail=progress.quests_since_fail(connection, campaign_id, skill.id, training))  # fmt: skip
 
 
-def skill_states(connection: sa.Connection, campaign_id: str, priorities: Mapping[str, float]) -> dict[str, SkillState]:
+def skill_states(
+    connection: sa.Connection, campaign_id: str, priorities: Mapping[str, float]
+) -> dict[str, SkillState]:  # fmt: skip
     """States of the skills that the hero plays: those with a priority, and those in which it has mastered a level.
 
     A priority for a skill that is not there (a module that was removed) is passed over; what was mastered in one is
     not forgotten, but it cannot be examined any more.
     """
     wanted = [skill for skill, weight in priorities.items() if weight > 0]
+    goals = method.targets(campaigns.get(connection, campaign_id))
     found = {}
     for skill_id in dict.fromkeys([*wanted, *progress.mastered_levels(connection, campaign_id)]):
         try:
-            found[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id))
+            found[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id), goals.get(skill_id))
         except SkillError as error:
             log.warning("skill %s is passed over: %s", skill_id, error)
     return found
@@ -121,6 +125,14 @@ def last_hint(connection: sa.Connection, campaign_id: str, skill: str) -> str | 
     return None
 
 
+def weak_skills(connection: sa.Connection, campaign_id: str, states: Mapping[str, SkillState]) -> set[str]:
+    """Skills of the hero that a weak primitive prescribes (contracts B10)."""
+    mastered = {name: state.mastered for name, state in states.items()}
+    top = {name: state.last for name, state in states.items()}
+    found = primitives.prescribe(primitives.profile(connection, campaign_id), mastered, top)
+    return {cure.skill for cure in found}
+
+
 def idle_spec(
     connection: sa.Connection, campaign_id: str, profile: HeroProfile, skill_id: str | None = None,
     memory: Memory = Memory(),
@@ -131,7 +143,7 @@ def idle_spec(
     if skill_id is not None and skill_id not in states:
         states[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id))  # raises with the nearest id
     done = practice(connection, campaign_id, states)
-    chosen = skill_id or choose_skill(priorities, states, done)
+    chosen = skill_id or choose_skill(priorities, states, done, weak_skills(connection, campaign_id, states))
     if chosen is None:
         return None
     others = [state for name, state in states.items() if name != chosen]
