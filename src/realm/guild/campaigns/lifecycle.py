@@ -21,8 +21,8 @@ from realm.heroes.profile import HeroProfile, load_profile
 from realm.settings import RealmHome, SettingsError, nearest
 from realm.vault import checkpoints
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")  # also a folder's name
-_ID = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}$", re.IGNORECASE)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # also a folder's name
+_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}", re.IGNORECASE)
 
 
 class CampaignError(SettingsError):
@@ -35,7 +35,7 @@ def find(connection: sa.Connection, key: Any) -> dict[str, Any]:
     Raises:
         CampaignError: none; the message names the nearest.
     """
-    table, text = db.campaigns, str(key)
+    table, text = db.campaigns, _typed(key)
     row = connection.execute(sa.select(table).where(table.c.id == text)).mappings().first()
     found = dict(row) if row else campaigns.named(connection, text)
     if found is None:
@@ -43,6 +43,11 @@ def find(connection: sa.Connection, key: Any) -> dict[str, Any]:
         hint = nearest(text, names) if names else ""
         raise CampaignError(f"no campaign {text!r}{hint}; `python3 -m training campaign list` names them")
     return found
+
+
+def _typed(key: Any) -> str:
+    """What a person typed, as text that a database takes (it may hold half a surrogate pair)."""
+    return str(key).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def check_new(connection: sa.Connection, home: RealmHome, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def _method(connection: sa.Connection, values: Mapping[str, Any]) -> tuple[dict[
 def _name(connection: sa.Connection, name: Any, hero_id: str) -> str:
     if name is None:
         return campaigns.free_name(connection, hero_id)
-    if not isinstance(name, str) or not NAME.match(name) or _ID.match(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name) or _ID.fullmatch(name):
         raise CampaignError(f"campaign name {name!r}: 1 to 64 letters, digits, '.', '_' and '-', beginning with a "
                             "letter or digit, and not like an id; choose another")  # fmt: skip
     taken = campaigns.named(connection, name)
@@ -101,9 +106,9 @@ def _start_checkpoint(connection: sa.Connection, profile: HeroProfile, checkpoin
     if checkpoint_id is None:
         return None
     table = db.checkpoints
-    row = connection.execute(sa.select(table).where(table.c.id == str(checkpoint_id))).mappings().first()
+    row = connection.execute(sa.select(table).where(table.c.id == _typed(checkpoint_id))).mappings().first()
     if row is None:
-        raise CampaignError(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
+        raise CampaignError(f"no checkpoint {_typed(checkpoint_id)}; `python3 -m training vault list` names them")
     if row["state"] != "live":
         raise CampaignError(f"checkpoint {row['id']} is {row['state']}; choose a live one of `vault list`")
     if row["hero_id"] != profile.id:
