@@ -387,3 +387,17 @@ def test_static_files_are_cached_as_their_names_allow(client):
     again = client.get("/static/js/page.js", headers={"If-None-Match": script.headers["etag"]})
     assert again.status_code == 304
     assert client.get("/").headers["cache-control"] == "no-store"
+
+
+def test_title_and_debuffs_show_on_card_and_guild_hall(play, client):
+    checkpoint = play.won_battle()
+    text = client.get("/").text
+    assert "Novice, Digit Squire</div>" in text and 'aria-label="Debuffs"' not in text
+    play.trial(1, 40, 193, checkpoint, kind="retention", verdict="lost")
+    card, hall = client.get("/").text, client.get("/guild").text
+    assert 'aria-label="Debuffs"' in card and "Fragmented Thoughts" in card
+    assert "Cure: a rehearsal quest of these levels" in card.split('class="sr"')[1], "told without a pointer too"
+    assert "bin L1 (40 of 193) no longer held." in hall and "First Lesson" in hall and "Still to earn: 30" in hall
+    assert "Victory" not in hall and "Hard-won" in hall, "the check was sat after the quest"
+    answer = client.get("/api/progression").json()
+    assert answer["title"]["shown"] in card and answer["debuffs"][0]["why"] in hall

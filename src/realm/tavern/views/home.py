@@ -14,7 +14,7 @@ from realm import db, services
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile, parse_profile
 from realm.quests import board
 from realm.settings import RealmHome
-from realm.state import machine, queries, reader, uploads
+from realm.state import machine, progression, queries, reader, uploads
 from realm.state.snapshot import RealmSnapshot
 from realm.tavern.views import drawings, log, words
 
@@ -88,6 +88,8 @@ def hero_panel(connection: sa.Connection, f: Facts) -> dict[str, Any]:
         "trial_strain": None if golden is None else max(0.0, golden - (floor or 0.0)),
         "blessing": blessed[0] if blessed else None, "efficiency": _efficiency(connection, campaign_id),
         "into_level": shot.hero.step % 1000 if shot.hero else 0,
+        "title": progression.title(connection, campaign_id) if shot.hero else None,
+        "debuffs": progression.active_debuffs(connection, campaign_id),
     }  # fmt: skip
 
 

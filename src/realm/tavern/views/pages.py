@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from realm import db
 from realm.guild.levels import CLOSED_THRESHOLD, wilson
 from realm.heroes.profile import ProfileError, list_profiles
-from realm.state import queries, reader, uploads
+from realm.state import progression, queries, reader, uploads
 from realm.tavern.views import drawings, log, words
 from realm.tavern.views.home import Facts
 
@@ -23,6 +23,7 @@ COLUMN_WORDS = {
     "failed": ("Failed", "turned away, lost or left", "refused, failed or skipped"),
 }  # fmt: skip
 SERIES_ROWS = 20
+FIGHTS = 8
 PRIMITIVE_TRIALS = 10
 WEAK_BELOW, WEAK_MIN_N = 0.7, 20
 
@@ -35,7 +36,12 @@ def guild(connection: sa.Connection, f: Facts) -> dict[str, Any]:
     campaign = f.snapshot.campaign.id
     cards = [_card(connection, f, skill) for skill in queries.skills(connection, campaign)]
     trials = queries.trials(connection, campaign, limit=12)
+    drawn = progression.progression(connection, campaign)
+    earned = [a for a in drawn.achievements if a.t is not None]
     return {
+        "title": drawn.title, "kind": drawn.kind, "debuffs": drawn.debuffs, "fights": drawn.fights[:FIGHTS],
+        "earned": sorted(earned, key=lambda a: a.t, reverse=True),
+        "ahead": [a for a in drawn.achievements if a.t is None],
         "cards": cards, "trials": trials, "last": trials[0] if trials else None,
         "total_level": f.snapshot.hero.total_level if f.snapshot.hero else 0,
         "primitives": primitives(connection, campaign), "difficulties": difficulties(connection, campaign),
