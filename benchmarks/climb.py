@@ -35,8 +35,8 @@ TOKENS = 2_000_000
 CPU_MINUTES = 8.0
 SEEDS = (0, 1, 2)
 LEARNT = 0.80  # accuracy on the fixed probe
-LOOK_EVERY = 0.1  # of the budget, between two looks at every level's probe
-LOOK_N = 100  # problems of each level's probe that such a look asks; stages and the end ask all 500
+LOOK_EVERY = 0.125  # of the budget, between two looks at every level's probe
+LOOK_N = 50  # problems of each level's probe that such a look asks; stages and the end ask all 500
 ROOT = Path(__file__).resolve().parents[1]
 STORE = Path(__file__).with_name("climb_results")
 CODE = ("src/realm/arena", "src/realm/guild", "src/realm/heroes", "src/realm/quests", "src/realm/schools", "benchmarks")
@@ -58,7 +58,7 @@ def run_one(arm: str, seed: int, tokens: int = TOKENS, cpu_s: float = CPU_MINUTE
 
     Returns:
         {"arm", "seed", "curve": [{"tokens", "asked", "cpu_s", "probe": {"skill:level": accuracy}}], "stages":
-        [{"task", "tokens", "accuracy", "cpu_s"}], …}: `curve` has a look at every tenth of the budget and the end.
+        [{"task", "tokens", "accuracy", "cpu_s"}], …}: `curve` has a look at every eighth of the budget and the end.
     """
     begun, purse = time.monotonic(), Purse(tokens, cpu_s)
     curve: list[dict[str, Any]] = []
@@ -250,7 +250,7 @@ ever training again what is mastered. Medians (and ranges) over seeds.
 """
 _LEVELS_HEAD = """## Tokens to a total level
 
-At the first look (every tenth of the budget, the first {n} problems of each probe) that shows it; "never" within the
+At the first look (every eighth of the budget, the first {n} problems of each probe) that shows it; "never" within the
 budget.
 
 | arm | total level | tokens |
