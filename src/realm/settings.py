@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 LANES = ("high", "normal", "low")
 # Folders a person may look into; made by `RealmHome.create`.
@@ -49,6 +51,30 @@ class Settings(BaseModel):
     max_self_unverified: float = Field(0.0, ge=0, le=1, description="the same for rows that nobody checked")
     max_inbox_bytes: int = Field(4_000_000_000, description="larger inbox files are refused")
     log_level: str = "INFO"
+    skill_servers: dict[str, str] = Field(default_factory=dict, description="skills on other servers: {name: URL}")
+
+    @field_validator("skill_servers", mode="before")
+    @classmethod
+    def _servers_as_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return yaml.safe_load(value)  # as an environment variable holds them
+        except yaml.YAMLError as error:
+            raise ValueError("write {name: URL, …}, as in settings.yaml") from error
+
+    @field_validator("skill_servers")
+    @classmethod
+    def _servers_are_web_addresses(cls, servers: dict[str, str]) -> dict[str, str]:
+        for name, url in servers.items():
+            parts = urlsplit(url)
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name):
+                raise ValueError(f"{name!r} names a skill server; use small letters, digits, - and _")
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError(f"{name}: {url!r} is no http or https address; write http://HOST:PORT")
+            if parts.username or parts.password:
+                raise ValueError(f"{name}: its address holds a password; skill servers are asked without one")
+        return servers
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:

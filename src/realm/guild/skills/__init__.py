@@ -53,7 +53,7 @@ def _reasoning_gym(name: str) -> Skill:
 def _remote(name: str) -> Skill:
     from realm.guild.skills.remote import make
 
-    return make(name)
+    return make(name, _HOME[0] if _HOME else None)
 
 
 def _module(name: str) -> Skill:
@@ -105,8 +105,8 @@ def skill_ids() -> list[str]:
 
 def get_skill(skill_id: str) -> Skill:
     """The skill with this id. Raises SkillError with the nearest id where there is none."""
-    if str(skill_id).startswith("module:"):
-        return _make(str(skill_id))  # the shelf keeps it, and sees when the module is installed again
+    if str(skill_id).startswith(("module:", "url:")):
+        return _make(str(skill_id))  # of one home; the shelf keeps a module, and sees when it is installed again
     if skill_id not in _LOADED:
         _LOADED[skill_id] = _make(str(skill_id))
     return _LOADED[skill_id]

@@ -12,8 +12,9 @@ What the adapter adds to the package (docs/REASONING_GYM.md has the table of its
 * **Levels.** Level n sets every attribute of the task's curriculum to its n-th value (or its last), upper bound only:
   a level is its own difficulty, the levels below are rehearsal. Equal neighbours are one level. They end before the
   first that the survey found unusable. A task without a curriculum has one level.
-* **Grading.** The task's own `score_answer` >= 0.99 counts as right, after this module has refused empty answers, echoes,
-  lists of candidates and talk around an answer. Some tasks evaluate the answer as Python: it must be plain data first.
+* **Grading.** The task's own `score_answer` >= 0.99 counts as right, after this module has refused empty answers,
+  echoes, lists of candidates and talk around an answer. Some tasks evaluate the answer as Python: there it must be
+  plain data or a small formula first.
 
 Facts that take minutes to measure (usable levels, closed tables, answer lengths) are package data, printed by
 `realm.guild.skills.reasoning_gym_survey` for one version of the package; another version is refused.
@@ -319,8 +320,8 @@ class ReasoningGymSkill:
             entry = entry_of(self.task, self._levels[problem.level - 1]["index"], seed, item)
             if entry["question"] == problem.prompt:
                 return entry
-        raise SkillError(f"problem {problem.id!r}: its key does not make its question, so it is no problem of {self.id} "
-                         f"version {self.version}; send a row made by generate()")  # fmt: skip
+        raise SkillError(f"problem {problem.id!r}: its key does not make its question, so it is no problem of "
+                         f"{self.id} version {self.version}; send a row made by generate()")  # fmt: skip
 
     def split_of(self, prompt: str) -> Split | None:
         """The split of a question of this task, or None.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from realm.guild.skills import reasoning_gym as rg
-from realm.guild.skills.base import CLOSED_BELOW, Problem, keyed_hash
+from realm.guild.skills.base import CLOSED_BELOW, Problem, SkillError, keyed_hash
 
 DRAWS = 512  # a level of 2,000 questions repeats about 60 of them
 ENUMERATE = 40_000
@@ -65,7 +65,7 @@ def version() -> str:
 
 
 def mark(task: str, index: int, level: int) -> str:
-    """A hash of a level's first items, asked for in reverse order: the same in every process, or the task is refused."""
+    """A hash of a level's first items, asked for in reverse: the same in every process, or the task is refused."""
     seed = keyed_hash(f"{rg.SOURCE}:{task}", f"1+{version()}", level, "table", 0) % 2**32
     rg.dataset.cache_clear()
     entries = {item: rg.entry_of(task, index, seed, item) for item in reversed(range(12))}
@@ -181,7 +181,11 @@ def lenient(task: str, index: int, level: int) -> str | None:
         golden, prompt = entry["answer"], entry["question"]
         problem = Problem(skill.id, level, "", "", "", prompt, golden, "", "", "train",
                           extra={"seed": seed, "item": item})  # fmt: skip
-        if not skill.grade(problem, golden).correct:
+        try:
+            own = skill.grade(problem, golden)
+        except SkillError:
+            return "not deterministic: asked again, it makes another problem of the same seed and index"
+        if not own.correct:
             return "its grader refuses its own answer"
         if dataset_score(task, index, seed, entry) < rg.CORRECT:
             return "its grader refuses its own answer"
@@ -240,24 +244,31 @@ def same_elsewhere(tasks: dict[str, Any]) -> None:
     """Refuses every task whose problems differ in a process with another hash seed."""
     wanted = {t: [f["index"] for f in facts["levels"]] for t, facts in tasks.items() if "levels" in facts}
     code = ("import json,sys; from realm.guild.skills.reasoning_gym_survey import mark; "
-            "w=json.load(sys.stdin); print(json.dumps({t:[mark(t,i,n) for n,i in enumerate(x,1)] for t,x in w.items()}))")
+            "w=json.load(sys.stdin); "
+            "print(json.dumps({t:[mark(t,i,n) for n,i in enumerate(x,1)] for t,x in w.items()}))")
     for hash_seed in ("2", "3"):
         done = subprocess.run([sys.executable, "-c", code], input=json.dumps(wanted), capture_output=True, text=True,
                               env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True)  # fmt: skip
-        for task, marks in json.loads(done.stdout.splitlines()[-1]).items():
+        told = next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"'))  # some tasks print
+        for task, marks in json.loads(told).items():
             if marks != tasks[task].get("marks", marks):
                 tasks[task] = {"refused": "not deterministic: another process makes other problems of the same seed"}
 
 
-def measure(names: list[str] | None = None) -> dict[str, Any]:
-    """The whole survey, or that of some tasks."""
+def measure(names: list[str] | None = None, keep: Path | None = None) -> dict[str, Any]:
+    """The whole survey, or that of some tasks; with `keep`, a file of results so far, it goes on after them."""
     from reasoning_gym.factory import DATASETS
 
     signal.signal(signal.SIGALRM, _alarm)
-    tasks = {}
+    tasks = json.loads(keep.read_text(encoding="utf-8")) if keep and keep.exists() else {}
     for name in names or sorted(DATASETS):
+        if name in tasks:
+            continue
         started = time.perf_counter()
         tasks[name] = task_facts(name)
+        rg.dataset.cache_clear()
+        if keep:
+            keep.write_text(json.dumps(tasks), encoding="utf-8")
         says = tasks[name].get("refused") or f"{len(tasks[name]['levels'])} levels, {tasks[name]['ended']}"
         print(f"{name}: {says} [{time.perf_counter() - started:.1f} s]", file=sys.stderr, flush=True)
     same_elsewhere(tasks)
@@ -297,15 +308,15 @@ Neighbours with equal settings are one level, and the levels end before the firs
 solved by one constant answer in over 70 % of its questions. "Most common answer" is what a hero gets right by always
 saying the same; the level rule asks for 80 % with confidence.
 
-**Splits.** A problem is its question text (white space folded). Train, trial, probe and public never share one. What the
-package words differently counts as different; it has no notion of equal problems.
+**Splits.** A problem is its question text (white space folded). Train, trial, probe and public never share one. What
+the package words differently counts as different; it has no notion of equal problems.
 
 **Closed levels** have fewer than 2,000 questions (counted by drawing until no new ones come) and
 are tables to be known, see [LEVELS.md](LEVELS.md). Their questions belong to training at every level.
 
-**Recognised: yes** means that the Cleric knows a question of the task in any file, by the fixed words it begins and ends
-with, and drops it when it belongs to a trial. The questions of {blind} tasks share no such words: those are known only
-to the process that made them, so a trial question copied into a file of yours would not be noticed.
+**Recognised: yes** means that the Cleric knows a question of the task in any file, by the fixed words it begins and
+ends with, and drops it when it belongs to a trial. The questions of {blind} tasks share no such words: those are known
+only to the process that made them, so a trial question copied into a file of yours would not be noticed.
 """
 
 
@@ -313,11 +324,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("data", "page"))
     parser.add_argument("--tasks", nargs="*", help="measure only these and print them")
+    parser.add_argument("--keep", type=Path, help="file of results so far, to go on from")
     given = parser.parse_args()
     if given.what == "page":
         print(page(rg.survey()), end="")
         return
-    facts = measure(given.tasks)
+    facts = measure(given.tasks, given.keep)
     text = json.dumps(facts, ensure_ascii=False, indent=None, separators=(",", ":"), sort_keys=True)
     text = text.replace('},"', '},\n"') + "\n"
     if given.tasks:
