@@ -67,10 +67,14 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
     quest = play.add_quest("left", state="failed")
     problem = get_skill("bin").generate(3, 1, 0)[0]
     held = ["battle pause", "battle resume", "battle stop", "battle skip", "trial run --skill bin --level 2",
-            f"quest retry {quest}", "hero use pip"]  # fmt: skip
+            f"quest retry {quest}", "hero use pip", "campaign new --hero pip --goal bin=2@5 --budget-steps 900 --json",
+            "campaign activate pip-1", "campaign pause", "campaign archive", "campaign restore pip-1",
+            "campaign budget pip-1 --tokens 5000"]  # fmt: skip
     plain = ["status --json", "quest list", "quest list --all --json", f"quest report {quest}", "skill list",
              "skill levels bin", "skill generate bin --level 2 --count 3", "vault list", "vault verify", "hero list",
-             "hero show pip", "status", "ledger show", "ledger recompute --json"]  # fmt: skip
+             "hero show pip", "status", "ledger show", "ledger recompute --json", "campaign list",
+             "campaign list --json", "campaign hall", "campaign report", "campaign report pip-1 --json",
+             "campaign export-method pip-1"]  # fmt: skip
     return [*((0, line.split()) for line in [*held, *plain]), (0, ["quest", "add", str(file), "--lane", "low"]),
             (0, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", problem.golden]),
             (2, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", "nonsense"])]  # fmt: skip
@@ -116,6 +120,12 @@ def test_held_out_problems_are_not_printed(run, split):
     ("hero use nope", "no hero 'nope'"), ("hero show nope", "no hero 'nope'"), ("trial run --skill binn", "'bin'"),
     ("trial run --level 0", "levels 1 to 30"), ("trial run --level 31", "levels 1 to 30"),
     ("quest retry nope", "no quest nope"), ("quest report nope", "no quest nope"), ("skill levels nope", "'nope'"),
+    ("campaign new --hero nope", "no hero 'nope'"), ("campaign new --hero pip --goal binn", "'bin'"),
+    ("campaign new --hero pip --goal bin=x", "SKILL=WEIGHT"), ("campaign new --hero pip a/b", "letters"),
+    ("campaign new --hero pip --method nope", "no campaign 'nope'"), ("campaign new --hero pip --seed -1", "seed"),
+    ("campaign new --hero pip --method gone.yaml", "gone.yaml"), ("campaign activate nope", "no campaign 'nope'"),
+    ("campaign pause", "no campaign is active"), ("campaign report", "no campaign is active"),
+    ("campaign new --hero pip --budget-steps 0", "greater than 0"),
     ("quest add README.md", "no .jsonl file"), ("vault verify nope", "no checkpoint nope"),
 ])  # fmt: skip
 def test_what_is_mistyped_is_refused_before_it_is_noted(home, run, line, word):
