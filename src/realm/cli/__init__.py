@@ -18,6 +18,7 @@ from realm.cli.forge import forge_app
 from realm.cli.hero import hero_app
 from realm.cli.ledger import ledger_app
 from realm.cli.module import module_app
+from realm.cli.passives import passives_app
 from realm.cli.primitive import primitive_app
 from realm.cli.quest import quest_app
 from realm.cli.realm import realm_app
@@ -32,7 +33,8 @@ app = typer.Typer(
 app.add_typer(realm_app)
 for name, group in (("quest", quest_app), ("battle", battle_app), ("trial", trial_app), ("skill", skill_app),
                     ("vault", vault_app), ("hero", hero_app), ("campaign", campaign_app), ("ledger", ledger_app),
-                    ("module", module_app), ("forge", forge_app), ("primitive", primitive_app)):  # fmt: skip
+                    ("module", module_app), ("forge", forge_app), ("primitive", primitive_app),
+                    ("passives", passives_app)):  # fmt: skip
     app.add_typer(group, name=name)
 
 

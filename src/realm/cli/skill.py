@@ -13,13 +13,34 @@ skill_app = typer.Typer(no_args_is_help=True, help="Skills: levels, problems, gr
 
 
 @skill_app.command("list")
-def skill_list(as_json: Json = False) -> None:
+def skill_list(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the tasks of reasoning-gym and the configured skill servers.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Skills this realm knows."""
     from realm.guild.skills import all_skills
 
     rows = [{"id": s.id, "name": s.name, "version": s.version, "levels": s.max_level, "threshold": s.threshold}
             for s in all_skills()]  # fmt: skip
+    if everything:
+        rows += _further()
     say(rows, as_json, table([list(r.values()) for r in rows], ["id", "name", "version", "levels", "threshold"]))
+
+
+def _further() -> list[dict]:
+    """Skills that are made from their id; a server is not asked for its list."""
+    from realm.guild.skills import reasoning_gym
+    from realm.settings import RealmHome
+
+    rows = [{"id": f"{reasoning_gym.SOURCE}:{name}", "name": name.replace("_", " ").capitalize(),
+             "version": f"1+{reasoning_gym.survey()['package']}",
+             "levels": len(reasoning_gym.survey()["tasks"][name]["levels"]), "threshold": 0.8}
+            for name in reasoning_gym.task_names()]  # fmt: skip
+    servers = RealmHome().settings.skill_servers
+    return rows + [{"id": f"url:{name}", "name": url, "version": None, "levels": None, "threshold": None}
+                   for name, url in sorted(servers.items())]  # fmt: skip
 
 
 @skill_app.command("levels")
