@@ -301,10 +301,9 @@ def _read_code(body: str) -> Lines:
         head, found, rest = text.partition(" is ")
         made, of, parameters = head.partition(" of ") if found else ("", "", "")
         names = symbols_of(parameters, LETTERS) if of else ()
-        if len(set(names)) != len(names):
-            raise ValueError("a parameter comes twice")
-        lines.append((*(symbols_of(made, LETTERS) if found else ("",)), "".join(names),
-                      _read_expression(rest if found else text)))  # fmt: skip
+        if len(set(names)) != len(names) or found and len(symbols_of(made, LETTERS)) != 1:
+            raise ValueError("a parameter comes twice, or more than one thing is made")
+        lines.append((made, "".join(names), _read_expression(rest if found else text)))
     return tuple(lines)
 
 
