@@ -119,6 +119,7 @@ def build(request: Request, target: Path, hero: Hero | None = None, check: Check
     """
     module_id = name_of(request)
     check_target(target, replace_old)
+    difficulty.check_wanted(request.levels)
     source = read(request.source, check)
     evidence: dict[str, Any] = {"source": source.to_dict()}
     try:
@@ -143,7 +144,7 @@ def build(request: Request, target: Path, hero: Hero | None = None, check: Check
 def name_of(request: Request) -> str:
     """The module's id: as asked, else from the name of the source."""
     wanted = request.id or re.sub(r"[^a-z0-9]+", "-", request.source.name.split(".")[0].lower()).strip("-")[:40]
-    if not re.fullmatch(NAME, wanted) or len(wanted) < 2:
+    if not re.fullmatch(NAME, wanted) or not 2 <= len(wanted) <= 40:
         raise ForgeError("id", f"id {wanted!r}: lower case letters, digits and single hyphens, beginning with a "
                          "letter, 2 to 40 characters; pass one with --id")  # fmt: skip
     return wanted
@@ -192,17 +193,10 @@ def propose(request: Request, module_id: str, source: Source, hero: Hero | None,
     return proposal
 
 
-def _levels(proposal: Proposal, wanted: int | None, least: int) -> tuple[list[int], str]:
-    try:
-        return difficulty.levels(proposal.values, wanted, least)
-    except ValueError as error:
-        raise ForgeError("levels", str(error)) from error
-
-
 def _made_by_rule(proposal: Proposal) -> Proposal:
     """The proposal with generators at every level; as rows where they cannot be made."""
     required, _ = tags.manifest_lists(proposal.primitives)
-    levels, why = _levels(proposal, proposal.request.levels, difficulty.RULE_LEVEL_ROWS)
+    levels, why = difficulty.levels(proposal.values, proposal.request.levels, difficulty.RULE_LEVEL_ROWS)
     made = rule.generators(proposal.rule, levels, required)
     if isinstance(made, str):
         proposal.evidence["rule"]["why_no_generator"] = made
@@ -220,7 +214,7 @@ def as_rows(proposal: Proposal) -> Proposal:
         ForgeError: too_few: not even one level has such a trial.
     """
     request, items, evidence = proposal.request, proposal.items, proposal.evidence
-    levels, why = _levels(proposal, request.levels, difficulty.MIN_LEVEL_ROWS)
+    levels, why = difficulty.levels(proposal.values, request.levels, difficulty.MIN_LEVEL_ROWS)
     while True:
         held, evidence["holdout"] = holdout.hold_out(items, levels, request.seed)
         trials = trial_rows(proposal.id, items, levels, held)
@@ -233,7 +227,7 @@ def as_rows(proposal: Proposal) -> Proposal:
             raise ForgeError("too_few", f"{len(items)} rows leave a trial of {least} questions; the level rule asks "
                              f"at least {LEAST_TRIAL}. Add data ({difficulty.MIN_LEVEL_ROWS} rows are enough), or drop "
                              "the file into the inbox as a file quest", {"trial": trials})  # fmt: skip
-        fewer, _ = _levels(proposal, count - 1, difficulty.MIN_LEVEL_ROWS // 2)
+        fewer, _ = difficulty.levels(proposal.values, count - 1, difficulty.MIN_LEVEL_ROWS // 2)
         levels = fewer if max(fewer) < count else [min(level, count - 1) for level in levels]
         why += f"; {count - 1}, because a trial of {least} questions decides nothing"
     evidence["levels"] = {"why": why, "levels": difficulty.per_level(levels, proposal.values)}

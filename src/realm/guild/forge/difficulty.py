@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from realm.guild.forge.rows import Item, numbers_of
+from realm.guild.forge.rows import ForgeError, Item, numbers_of
 
 LOSS_WEIGHT = 0.5
 KNOWS_NOTHING = 0.9  # of ln(vocabulary)
@@ -113,14 +113,15 @@ def measure(items: Sequence[Item], hero: HeroLosses | None = None) -> Difficulty
     return Difficulty(values, weight, evidence | {"w": weight, "why": reason})
 
 
-def levels(values: np.ndarray, wanted: int | None = None, least: int = MIN_LEVEL_ROWS) -> tuple[list[int], str]:
-    """(level of each row from 1, why there are so many).
-
-    Raises:
-        ValueError: `wanted` is no number from 1 to MAX_LEVELS.
-    """
+def check_wanted(wanted: int | None) -> None:
+    """Raises ForgeError for a number of levels that no skill can have."""
     if wanted is not None and not 1 <= wanted <= MAX_LEVELS:
-        raise ValueError(f"levels {wanted}: a forged skill has 1 to {MAX_LEVELS} levels; ask for one of these")
+        raise ForgeError("levels", f"levels {wanted}: a forged skill has 1 to {MAX_LEVELS} levels; ask for so many")
+
+
+def levels(values: np.ndarray, wanted: int | None = None, least: int = MIN_LEVEL_ROWS) -> tuple[list[int], str]:
+    """(level of each row from 1, why there are so many). Raises ForgeError as `check_wanted`."""
+    check_wanted(wanted)
     rows = len(values)
     most = max(1, rows // least)
     count = min(wanted or DEFAULT_LEVELS, most)

@@ -25,7 +25,8 @@ from realm.guild.modules.content import normal
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_LINE = 8 * 1024 * 1024  # bytes, the Cleric's limit
 MAX_ROWS = 200_000  # held in memory; a skill needs some thousands
-NEAR = 0.8  # Jaccard similarity of shingles, see afs.training.neardup
+NEAR = 0.8  # Jaccard similarity of shingles from which a row is a copy, see afs.training.neardup
+NEAR_TOGETHER = 0.6  # from which two questions stay on one side of the split: one word changed in 20
 TEMPLATE_SHARE = 0.10  # a cluster of near texts with more rows than this is a template, not copies of one text
 COMMON_SHARE = 0.5  # a word in this share of a cluster's prompts belongs to the template
 GROUP_KEYS = ("group", "session_id", "conversation_id")
@@ -212,16 +213,16 @@ def numbers_of(text: str) -> tuple[str, ...]:
     return tuple(sorted(re.findall(r"\d+(?:\.\d+)?", text)))
 
 
-def near_groups(texts: Sequence[str]) -> np.ndarray:
+def near_groups(texts: Sequence[str], threshold: float = NEAR) -> np.ndarray:
     """A number per text; near-duplicates share one.
 
-    Near: similarity of shingles of at least `NEAR`, and the same numbers, for "3 + 4" and "3 + 5" are two problems. A
-    cluster with more than `TEMPLATE_SHARE` of the texts is a template filled in with words; in it texts are near
-    only when they agree in every word that is not in at least `COMMON_SHARE` of them.
+    Near: similarity of shingles of at least the threshold, and the same numbers, for "3 + 4" and "3 + 5" are two
+    problems. A cluster with more than `TEMPLATE_SHARE` of the texts is a template filled in with words; in it texts are
+    near only when they agree in every word that is not in at least `COMMON_SHARE` of them.
     """
     if not len(texts):
         return np.zeros(0, "i8")
-    clusters = text_clusters(list(texts), NEAR)
+    clusters = text_clusters(list(texts), threshold)
     sizes = np.bincount(clusters)
     limit = max(10, TEMPLATE_SHARE * len(texts))
     common: dict[int, frozenset[str]] = {}
@@ -272,7 +273,7 @@ def groups_of(items: Sequence[Item]) -> list[int]:
         return place
 
     first: dict[Any, int] = {}
-    near = near_groups([item.prompt for item in items]).tolist()
+    near = near_groups([item.prompt for item in items], NEAR_TOGETHER).tolist()
     for place, item in enumerate(items):
         keys = [("near", near[place]), ("prompt", asked(item.prompt))]
         keys += [("key", item.group_key)] if item.group_key else []

@@ -15,7 +15,6 @@ from typing import Any
 
 from realm.guild.forge.rows import Item
 from realm.guild.modules.manifest import Grader
-from realm.guild.primitives import PRIMITIVES
 
 REQUIRED, OPTIONAL = 0.7, 0.4
 FROM_RULE, FROM_FORM, FROM_WORDS, PER_SHARE = 0.9, 0.8, 0.5, 0.3
@@ -50,6 +49,10 @@ _WORDS = (
 )  # fmt: skip
 
 
+NAMES = tuple(dict.fromkeys(name for _, name in (*_RULES, *_WORDS)))
+"""Every name that a rule or a word can give."""
+
+
 def guess(items: Sequence[Item], grader: Grader, answers: Sequence[str] = ()) -> list[dict[str, Any]]:
     """[{"primitive", "confidence", "why"}], the surest first; only names of the 29.
 
@@ -59,7 +62,7 @@ def guess(items: Sequence[Item], grader: Grader, answers: Sequence[str] = ()) ->
     found: dict[str, tuple[float, str]] = {}
 
     def note(name: str, confidence: float, why: str) -> None:
-        if name in PRIMITIVES and confidence > found.get(name, (0.0, ""))[0]:
+        if confidence > found.get(name, (0.0, ""))[0]:
             found[name] = (round(confidence, 2), why)
 
     for expression in answers:
