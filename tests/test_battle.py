@@ -460,6 +460,19 @@ def test_probe_of_a_file_quest_is_measured_before_and_after(home, engine):
     assert rows[-1]["loss"] == row["loss_after"]
 
 
+def test_held_out_rows_of_older_files_are_measured_under_their_own_quest(home, engine):
+    profile, ids, a = one_quest(home, engine)
+    path = home.queue / "normal" / "old.probe.jsonl"
+    path.write_text("".join(json.dumps({"messages": m}) + "\n" for m in kit.conversations(5, 100)))
+    old = [{"quest_id": "gone", "path": "queue/normal/nothing.jsonl", "rows": 5},
+           {"quest_id": "old", "path": "queue/normal/old.probe.jsonl", "rows": 5}]  # fmt: skip
+    row = kit.serve_here(home, engine, kit.order_battle(engine, profile, ids, data=a, steps=2, old_probes=old))
+    assert (row["state"], row["outcome"], row["loss_after"]) == ("done", "trained", None)
+    [found] = trial_rows(engine)
+    assert (found["kind"], found["quest_id"], found["n"]) == ("file", "old", 5) and found["loss"] > 0
+    assert found["checkpoint_id"] == row["checkpoint_id"]
+
+
 def test_step_events_zone_hint_crit_and_clock(home, engine, monkeypatch):
     """The events of a step, through a real Pulse and database, on a loss curve made for it."""
     import os

@@ -440,13 +440,13 @@ def test_a_person_goes_back_and_the_loop_goes_on_from_there(home):
     tiny_home(home, accuracy={"1": 0.5})
     with running(home):
         tables = Tables(home)
-        wait_for(lambda: len(tables.rows(db.quests, db.quests.c.state == "done")) >= 2, what="two quests")
+        wait_for(lambda: len(tables.rows(db.quests, db.quests.c.state == "done")) >= 2, wait_s=60, what="two quests")
         target = tables.rows(db.checkpoints)[0]
         told = tables.do("hero.rollback", checkpoint_id=target["id"])
         assert told["state"] == "done" and told["result"]["step"] == target["step"]
         run = told["result"]["run_id"]
         wait_for(lambda: [b for b in tables.battles() if b["run_id"] == run and b["outcome"] == "trained"],
-                 what="a battle in the new run")
+                 60, "a battle in the new run")
         first = next(b for b in tables.battles() if b["run_id"] == run)
         assert first["config"]["parent_checkpoint_id"] == target["id"] and first["start_step"] == target["step"]
 

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loop_kit import Tables, running, tiny_home, wait_for
 
 from afs.jsonl import file_sha256
 from realm import db
@@ -385,6 +386,26 @@ def test_old_probes_are_measured_in_turn(library):
     for path in (library.home.queue / "probes").iterdir():
         path.unlink()
     assert due() == []
+
+
+def test_after_a_file_practice_holds_rows_of_it(home):
+    """The whole way: inbox, battle, buffer, and an idle quest with a share of the file's rows."""
+    home = tiny_home(home, accuracy={"1": 0.2})
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": f"I say {n}."} for n in range(60)]
+    (home.inbox / "letters.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with running(home):
+        tables = Tables(home)
+
+        def practised():
+            file = tables.quests(db.quests.c.kind == "file", db.quests.c.state == "done")
+            idle = tables.quests(db.quests.c.kind == "idle", db.quests.c.state == "done")
+            return [q for q in idle if file and (q["report"]["origins"].get("human") or 0) > 0]
+
+        [quest, *_] = wait_for(practised, 60, "an idle quest with rows of the file")
+    assert quest["rehearsal"]["buffer"] > 0 and quest["rows"] == 40
+    assert sum(quest["report"]["origins"].values()) == 40
+    assert quest["origin"]["buffer"] == quest["report"]["origins"]["human"]
+    assert not [e for e in tables.events("alert") if e["payload"].get("code") == "hero_loop"]
 
 
 # --- origins ------------------------------------------------------------------------------------------------------

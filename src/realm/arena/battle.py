@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -281,12 +281,15 @@ class _Battle:
     def _read_probe(self) -> list[Rendered]:
         if not self.config.get("probe"):
             return []
-        from realm.heroes import chat
-
         path = self.home.root / self.config["probe"]["path"]
         if not path.is_file():
             raise BattleFailed("data_missing", f"{path} is missing, the held-out rows that prove this quest; put it "
                                "back, or drop the file into the inbox again")  # fmt: skip
+        return self._render_probe(path)
+
+    def _render_probe(self, path: Path) -> list[Rendered]:
+        from realm.heroes import chat
+
         conversations = [json.loads(line)["messages"] for line in path.read_bytes().splitlines() if line.strip()]
         hero = self.worker.held.hero
         rows, _ = chat.render_rows(conversations, hero.tokenizer, max_length=self.profile.training_defaults.max_length,
@@ -453,7 +456,7 @@ class _Battle:
     def _examine(self, held: Held, checkpoint_id: str, probe: list[Rendered]) -> Order:
         """The probe of a file quest, then the trials in their order; returns the order that ended them."""
         specs = [trial.TrialSpec.from_config(values) for values in self.config["trials"]]
-        if not (specs or probe):
+        if not (specs or probe or self.config.get("old_probes")):
             return "run"
         self.pulse.enter("trial", phase="trial")
         reading = self.pulse.reading
@@ -465,6 +468,10 @@ class _Battle:
             self._write(lambda connection: trial.record_probe(
                 connection, subject, len(probe), after, self.loss_before, started))  # fmt: skip
             self.pulse.flush(loss_after=after)
+        for old in self.config.get("old_probes", ()):
+            self._measure_old(held, subject, old)
+            if (order := self.pulse.poll()) != "run":
+                return order
         passed = False
         for spec in specs:
             if spec.after_pass and not passed:
@@ -480,6 +487,18 @@ class _Battle:
             if order != "run":
                 return order
         return "run"
+
+    def _measure_old(self, held: Held, subject: trial.Subject, old: dict[str, Any]) -> None:
+        """What is left of an older file: the loss of its held-out rows now (contracts B7)."""
+        path = self.home.root / old["path"]
+        if not path.is_file():
+            log.warning("%s is gone; what its quest had taught cannot be measured any more", path)
+            return
+        self._phase("held-out rows of an older file")
+        started, rows = db.now(), self._render_probe(path)
+        if rows:
+            loss, of = held.hero.loss(rows), replace(subject, quest_id=old["quest_id"])
+            self._write(lambda connection: trial.record_probe(connection, of, len(rows), loss, None, started))
 
     def _answer(self, conversations: list[Any], max_new_tokens: int) -> list[tuple[str, int]]:
         stopped = False

@@ -504,6 +504,8 @@ class HeroLoop:
             return None
         with db.read(self.engine) as connection:
             config = plan.battle_config(connection, self.campaign, self.profile, quest, trials)
+            if quest is not None:
+                config["old_probes"] = memory.due_probes(connection, self.home, self.campaign["id"], quest["id"])
             held = bool(campaigns.value(connection, commands.PAUSED, False))
         child = self._ready_child(config)
         with db.write(self.engine) as connection:

@@ -263,7 +263,8 @@ def _bless(
         rows = int((battle["config"].get("probe") or {}).get("rows", 0))
         probe = ProbeEvidence(_first_loss(connection, battles, battle), battle["loss_after"], rows)
     kept = [judge_trial(t) for t in trials if t["kind"] == "retention"]
-    told = next((t for t in trials if t["skill"] is not None or t["kind"] == "file"), None)
+    told = next((t for t in trials if t["skill"] is not None or t["kind"] == "file" and t["quest_id"] == quest["id"]),
+                None)  # fmt: skip
     status = "ok" if told else "fail" if quest["skill"] else "skip"
     told_check = CeremonyCheck("trial", status, False, "a held-out trial was recorded" if told else "no trial recorded")
     return bless(_effort(connection, battles), [*checks, told_check], list(evidence.values()), probe, kept)
