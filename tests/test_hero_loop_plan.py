@@ -1,5 +1,6 @@
 """Campaigns, progress and plans as the tables tell them."""
 
+import json
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ from realm.arena import plan
 from realm.guild import campaigns, progress
 from realm.guild.skills import SkillError, get_skill
 from realm.heroes.profile import load_profile
-from realm.quests import board
+from realm.quests import board, idle
 from realm.quests.board import NewQuest
 
 BIN = get_skill("bin")
@@ -308,3 +309,56 @@ def test_epochs_are_passes_over_fewer_rows(world):
     profile = load_profile("pip").model_copy(update={"epochs": 2})
     order, steps = plan.idle_order(world.campaign, profile, *world.ask(plan.idle_spec, world.id, profile))
     assert steps * profile.rows_per_step == 2 * sum(order.counts.values())
+
+
+def test_pages_speak_of_the_goals_and_of_what_was_practised(world):
+    def shown():
+        return [skill.id for skill in world.ask(progress.played_skills, world.campaign)]
+
+    assert shown() == []
+    world.quest()
+    assert shown() == ["bin"]
+    with db.write(world.engine) as connection:
+        connection.execute(sa.update(db.campaigns).values(
+            config={"skill_priorities": {"attn_count": 1, "seq_reverse": 0}}))
+    assert shown() == ["attn_count", "bin"]
+    with db.write(world.engine) as connection:
+        connection.execute(sa.update(db.campaigns).values(
+            method={"goals": {"seq_reverse": {"weight": 1}, "module:gone": {"weight": 1}}}))
+    assert shown() == ["seq_reverse", "bin"], "a skill that is gone is left out"
+
+
+def test_an_idle_quest_rehearses_other_skills_and_its_trials_check_them(world, home):
+    """Rows of a mastered skill in a quest of another: made, gated, counted, blessed by what they were checked for."""
+    small = {"idle_generation": load_profile("pip").idle_generation.model_copy(update={"samples": 640}),
+             "skill_priorities": {"bin": 1.0, "seq_reverse": 1.0}}  # fmt: skip
+    profile = load_profile("pip").model_copy(update=small)
+    with db.write(world.engine) as connection:
+        connection.execute(sa.insert(db.levels).values(
+            campaign_id=world.id, skill="seq_reverse", level=1, closed=False, mastered_at=1.0, step=1, trial_id="t"))
+    spec, serial = world.ask(plan.idle_spec, world.id, profile)
+    assert spec.skill == "bin" and set(spec.others) == {"seq_reverse"}, "of equal weight, what is further from its goal"
+    quest = world.ask(board.get, plan.make_idle(home, world.engine, world.campaign, profile, spec, serial))
+    rows = [json.loads(line) for line in (home.root / quest["path"]).read_text().splitlines()]
+    count = sum(row["skill"] == "seq_reverse" for row in rows)
+    assert len(rows) == 640 and count == round(640 * spec.others["seq_reverse"][1])
+    assert quest["rehearsal"] == {"seq_reverse": {"1": spec.others["seq_reverse"][1]}}
+    order = idle.IdleOrder.from_origin(quest["origin"])
+    assert order.others == {"seq_reverse": {1: count}}
+    facts = idle.write(order, home.root / "again.jsonl", replaced=quest["origin"]["diversity"]["replaced"])
+    assert facts["sha256"] == quest["content_sha256"], "the same bytes from the order alone"
+    trials = world.ask(plan.quest_trials, world.campaign, quest, profile)
+    assert ("retention", "seq_reverse", 1) in {(t["kind"], t["skill"], t["level"]) for t in trials}
+    assert plan.floor_of(quest) == 0.0
+
+
+def test_a_goal_ends_a_skills_climb(world):
+    profile = load_profile("pip")
+    with db.write(world.engine) as connection:
+        connection.execute(sa.update(db.campaigns).values(method={"goals": {"bin": {"weight": 1.0, "level": 2}}}))
+    for level in (1, 2):
+        world.level(level)
+    states = world.ask(plan.skill_states, world.id, {"bin": 1.0})
+    assert states["bin"].complete and states["bin"].last == 2
+    spec, _ = world.ask(plan.idle_spec, world.id, profile)
+    assert spec.kind == "rehearsal" and set(spec.mix) == {1, 2}

@@ -202,11 +202,12 @@ def holds(connection: sa.Connection, campaign_id: str, skill: str, mastered: int
 
 
 def played_skills(connection: sa.Connection, campaign: Mapping[str, Any]) -> list[Skill]:
-    """Skills that a campaign's pages speak of: those its hero has a priority for, and those with a level or a quest.
+    """Skills that a campaign's pages speak of: its goals, else its hero's priorities, and those with a level or quest.
 
     One that cannot be loaded (a module that was removed) is left out.
     """
-    wanted = [skill for skill, weight in ((campaign["config"] or {}).get("skill_priorities") or {}).items() if weight]
+    priorities = (campaign["config"] or {}).get("skill_priorities") or {}
+    wanted = list((campaign["method"] or {}).get("goals") or [skill for skill, weight in priorities.items() if weight])
     for table in (db.levels, db.quests):
         query = sa.select(table.c.skill).where(table.c.campaign_id == campaign["id"], table.c.skill.is_not(None))
         wanted += sorted(connection.execute(query.distinct()).scalars())
