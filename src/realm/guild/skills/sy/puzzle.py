@@ -67,7 +67,7 @@ class Puzzle:
 
 
 def parse_prompt(text: str) -> Puzzle | None:
-    """The Puzzle that a prompt states, or None where the text is no SY prompt. Never raises."""
+    """The Puzzle that a prompt states, in plain dress, or None where the text is no SY prompt. Never raises."""
     lines = [line.strip() for line in text.strip().splitlines()]
     return _parse(lines) if lines and lines[0].startswith(MARK) and lines[-1] in _FORMAT_OF else None
 
