@@ -255,6 +255,37 @@ def test_refusals_name_the_campaign_and_the_next_action(world):
         assert answer["state"] == "failed" and word in answer["result"]["reason"], (kind, answer["result"])
 
 
+def test_archiving_after_another_was_chosen_does_not_stop_the_other(world):
+    first, other = world.play(), world.new(name="other")
+    world.do("campaign.activate", campaign="other")  # the loop has not switched yet
+    world.do("campaign.archive", campaign=first)
+    assert world.ask(commands.mode) == "train"
+    report.archive(world.home, world.engine, first)
+    assert world.play() == other["id"] and world.ask(campaigns.between) is False
+    world.do("campaign.pause", campaign="other")
+    assert world.ask(commands.mode) == "rest"
+    world.new(name="third")
+    world.do("campaign.pause", campaign="third")
+    assert world.get(other["id"])["state"] == "paused"
+
+
+def test_goals_of_a_new_campaign_are_in_its_resolved_recipe(world):
+    made = world.new(goals={"bin": {"weight": 4}})
+    assert made["config"]["skill_priorities"] == {"bin": 4.0}
+
+
+def test_a_goal_whose_module_was_removed_does_not_lock_the_campaign(world):
+    made = world.new()
+    gone = {"goals": {"gone": {"weight": 1.0}}}
+    world.write(lambda c: c.execute(sa.update(db.campaigns).values(method=gone)))
+    assert world.do("campaign.budget", campaign=made["id"], steps=9)["state"] == "done"
+    assert world.do("campaign.activate", campaign=made["id"])["state"] == "pending"
+    found = world.ask(report.build, world.get(made["id"]))
+    assert found["cap"]["skills"]["gone"]["state"] == "not begun" and "gone" in report.text_of(found)
+    with pytest.raises(SkillError, match="'gone'"):
+        world.new(method=made["id"])
+
+
 # --- budget and cap -----------------------------------------------------------------------------------------------
 
 def test_budget_counts_training_and_trials_and_rests_once(world):

@@ -460,13 +460,14 @@ def _pause_campaign(connection: sa.Connection, home: RealmHome, payload: Mapping
     campaign = _named_campaign(connection, payload)
     lifecycle.set_state(connection, campaign, "paused")
     told = {"campaign_id": campaign["id"], "name": campaign["name"]}
-    battle = _leave(connection, campaign, "paused")
+    battle = _leave(connection, home, campaign, "paused")
     return Later({**told, "battle_id": battle}) if battle else Done(told)
 
 
-def _leave(connection: sa.Connection, campaign: Mapping[str, Any], word: str) -> str | None:
-    """Rest when this is the campaign that is played, and end its battle; returns the battle's id."""
-    if campaigns.value(connection, campaigns.ACTIVE) == campaign["id"]:
+def _leave(connection: sa.Connection, home: RealmHome, campaign: Mapping[str, Any], word: str) -> str | None:
+    """Rest when this campaign would be played on (and no other was just chosen); end its battle; returns its id."""
+    following = campaigns.chosen(connection, campaigns.value(connection, HERO) or home.settings.default_hero)
+    if following is not None and following["id"] == campaign["id"]:
         set_mode(connection, "rest", f"campaign {campaign['name']} is {word}")
     battle = plan.open_battle(connection)
     if battle is None or battle["campaign_id"] != campaign["id"]:
@@ -481,7 +482,7 @@ def _archive(connection: sa.Connection, home: RealmHome, payload: Mapping[str, A
     told = {"campaign_id": campaign["id"], "name": campaign["name"]}
     if campaign["state"] == "archived":
         return Done({**told, "note": "it is archived already"})
-    _leave(connection, campaign, "being archived")
+    _leave(connection, home, campaign, "being archived")
     return Later({**told, "wants": "archive"})
 
 

@@ -29,7 +29,7 @@ from realm.arena import commands, fallback, plan, rollback, turn
 from realm.arena.recover import recover
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
-from realm.guild.campaigns import lifecycle, report
+from realm.guild.campaigns import lifecycle, method, report
 from realm.guild.exams import follow_up
 from realm.guild.skills import SkillError, all_skills, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
@@ -349,11 +349,9 @@ class HeroLoop:
         if self.campaign is None:
             self._rest()
             return
-        if self._turn and not self._turn.rests:
-            with db.write(self.engine) as connection:
-                commands.halt_over_budget(connection, self.campaign["id"])
         with db.read(self.engine) as connection:
             resting = commands.mode(connection) == "rest"
+            over = not resting and method.spent_words(self.campaign, connection)
             trial, idle, back = (commands.wishes(connection, wants)[:1] for wants in ("trial", "idle", "rollback"))
             campaign_id = self.campaign["id"]
             quest = board.head(connection, ("file",)) or board.head(connection, campaign_id=campaign_id)
@@ -366,6 +364,9 @@ class HeroLoop:
             self._hold_trial(trial[0])
         elif resting:
             self._rest()
+        elif over:
+            with db.write(self.engine) as connection:
+                commands.halt_over_budget(connection, campaign_id)
         elif self._follow is not None:
             skill, level = self._follow
             self._follow = None

@@ -136,7 +136,7 @@ def create(connection: sa.Connection, home: RealmHome, values: Mapping[str, Any]
         seed = campaigns.seed_of("campaign", profile.id, profile.seed, found["name"])
     connection.execute(sa.insert(db.campaigns).values(
         id=campaign_id, name=found["name"], hero_id=profile.id, state="paused", created_at=db.now(), seed=seed,
-        config=profile.model_dump(mode="json"), method=found["method"]))  # fmt: skip
+        config=method.played(profile, found).model_dump(mode="json"), method=found["method"]))  # fmt: skip
     parent, reason = (start["id"], f"starts from checkpoint {start['id']} at step {start['step']:,}") if start else (
         None, "campaign started")  # fmt: skip
     campaigns.new_run(connection, campaign_id, parent, reason)
@@ -199,7 +199,7 @@ def set_budget(connection: sa.Connection, campaign: Mapping[str, Any], budget: M
     """
     trainable(campaign)
     values = {**(campaign["method"] or {}), "budget": dict(budget)}
-    new = method.parse(values, "campaign.budget").model_dump(mode="json", exclude_none=False)
+    new = method.validate(values, "campaign.budget").model_dump(mode="json")
     connection.execute(sa.update(db.campaigns).where(db.campaigns.c.id == campaign["id"]).values(method=new))
     _tell(connection, campaign["id"], campaign["name"], "budget",
           f"Campaign {campaign['name']} has the budget {new['budget']}")  # fmt: skip

@@ -74,20 +74,29 @@ class Method(_Frozen):
     origin: dict[str, Any] | None = None
 
 
-def parse(values: Any, where: str = "method") -> Method:
-    """A method from plain values; its skills and levels must exist.
+def validate(values: Any, where: str = "method") -> Method:
+    """A method from plain values.
 
     Raises:
         MethodError: unknown key (with the nearest known one), a value that breaks a rule.
-        realm.guild.skills.SkillError: a goal that is no skill.
     """
     if not isinstance(values, Mapping):
         raise MethodError(f"{where}: expected 'key: value' lines, found {type(values).__name__}; export one with "
                           "`python3 -m training campaign export-method`")  # fmt: skip
     try:
-        found = Method.model_validate(dict(values))
+        return Method.model_validate(dict(values))
     except ValidationError as error:
         raise MethodError(explain(error, Method, where)) from error
+
+
+def parse(values: Any, where: str = "method") -> Method:
+    """A method that can be played: as `validate`, and its skills and levels exist.
+
+    Raises:
+        MethodError: as `validate`, or a level that the skill does not have.
+        realm.guild.skills.SkillError: a goal that is no skill.
+    """
+    found = validate(values, where)
     for skill_id, goal in found.goals.items():
         skill = get_skill(skill_id)
         if goal.level is not None and goal.level > skill.max_level:
