@@ -398,6 +398,7 @@ def test_title_and_debuffs_show_on_card_and_guild_hall(play, client):
     assert 'aria-label="Debuffs"' in card and "Fragmented Thoughts" in card
     assert "Cure: a rehearsal quest of these levels" in card.split('class="sr"')[1], "told without a pointer too"
     assert "bin L1 (40 of 193) no longer held." in hall and "First Lesson" in hall and "Still to earn: 30" in hall
-    assert "Victory" not in hall and "Hard-won" in hall, "the check was sat after the quest"
+    temple = client.get("/temple").text
+    assert "Victory" not in temple and "Hard-won" in temple and "BIN L1" in temple, "the check fell"
     answer = client.get("/api/progression").json()
     assert answer["title"]["shown"] in card and answer["debuffs"][0]["why"] in hall

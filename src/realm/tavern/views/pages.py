@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from realm import db
 from realm.guild.levels import CLOSED_THRESHOLD, wilson
+from realm.guild.progression import combat
 from realm.heroes.profile import ProfileError, list_profiles
 from realm.state import progression, queries, reader, uploads
 from realm.tavern.views import drawings, log, words
@@ -23,7 +24,7 @@ COLUMN_WORDS = {
     "failed": ("Failed", "turned away, lost or left", "refused, failed or skipped"),
 }  # fmt: skip
 SERIES_ROWS = 20
-FIGHTS = 8
+FIGHTS = 12
 PRIMITIVE_TRIALS = 10
 WEAK_BELOW, WEAK_MIN_N = 0.7, 20
 
@@ -36,12 +37,14 @@ def guild(connection: sa.Connection, f: Facts) -> dict[str, Any]:
     campaign = f.snapshot.campaign.id
     cards = [_card(connection, f, skill) for skill in queries.skills(connection, campaign)]
     trials = queries.trials(connection, campaign, limit=12)
-    drawn = progression.progression(connection, campaign)
-    earned = [a for a in drawn.achievements if a.t is not None]
+    deeds = progression.achieved(connection, campaign)
+    earned = [a for a in deeds if a.t is not None]
     return {
-        "title": drawn.title, "kind": drawn.kind, "debuffs": drawn.debuffs, "fights": drawn.fights[:FIGHTS],
+        "title": progression.title(connection, campaign),
+        "kind": progression.kind_of(f.campaign["config"] or {}) if f.campaign else None,
+        "debuffs": progression.active_debuffs(connection, campaign),
         "earned": sorted(earned, key=lambda a: a.t, reverse=True),
-        "ahead": [a for a in drawn.achievements if a.t is None],
+        "ahead": [a for a in deeds if a.t is None],
         "cards": cards, "trials": trials, "last": trials[0] if trials else None,
         "total_level": f.snapshot.hero.total_level if f.snapshot.hero else 0,
         "primitives": primitives(connection, campaign), "difficulties": difficulties(connection, campaign),
@@ -237,8 +240,10 @@ def vault(connection: sa.Connection, f: Facts) -> dict[str, Any]:
 
 
 def temple(connection: sa.Connection, f: Facts) -> dict[str, Any]:
-    """The ledger of blessings."""
-    return {"blessings": queries.blessings(connection, f.snapshot.campaign.id)}
+    """The ledger of blessings, and how the newest quests went as combat."""
+    campaign = f.snapshot.campaign.id
+    return {"blessings": queries.blessings(connection, campaign),
+            "fights": combat.fights(connection, campaign, FIGHTS) if campaign else []}  # fmt: skip
 
 
 def campaign(connection: sa.Connection, f: Facts) -> dict[str, Any]:
