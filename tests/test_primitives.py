@@ -329,7 +329,8 @@ NO_PROMPTS = [
     "attn_filter: above in 1 2", "attn_filter: even 3 in 1 2", "attn_filter: even and odd in 1 2",
     "attn_filter: above 03 in 1 2", "attn_filter: above 3 and above 4 in 1 2", "attn_rank: left: 1 2",
     "attn_rank: up: 1", "xfm_encode: 1 1", "xfm_decode: 0a", "xfm_decode: 1a 2a", "xfm_decode: a",
-    "xfm_map: + 1 -: 1 2", "xfm_map: - 5: 3 9", "xfm_map: ^ 2: 3", "fmt_code: a b is f 1", "fmt_code: is f 1", "xfm_reduce: mean: 1 2", "xfm_reduce: sum: 1", "xfm_substitute: a1 b2; 3",
+    "xfm_map: + 1 -: 1 2", "xfm_map: - 5: 3 9", "xfm_map: ^ 2: 3", "fmt_code: a b is f 1", "fmt_code: is f 1",
+    "xfm_reduce: mean: 1 2", "xfm_reduce: sum: 1", "xfm_substitute: a1 b2; 3",
     "xfm_substitute: a1 a2; a", "seq_reverse: " + "1 " * 5_000 + "1", "attn_rank: up: " + "9" * 5_000 + " 1",
     "seq_reverse: ١ ٢ ٣", "attn_rank: up: ² ³", "fmt_code: " + "f (" * 600 + "f 1" + ")" * 600,
 ]  # fmt: skip

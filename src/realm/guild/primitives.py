@@ -179,7 +179,7 @@ def _shares(row: Mapping[str, Any]) -> list[tuple[str, tuple[int, int]]]:
     """The counts of one trial by tag. ValueError where they are no counts."""
     shares = row["by_primitive"] or {}
     for name, pair in shares.items():
-        whole = len(pair) == 2 and all(isinstance(number, int) for number in pair)
+        whole = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
         if not whole or not 0 <= pair[0] <= pair[1]:
             raise ValueError(f"trial {row['id']}: {pair!r} for {name!r} is not [correct, asked] with 0 <= correct <= "
                              "asked; the trial's items hold the truth: grade them again")  # fmt: skip
