@@ -227,12 +227,12 @@ def _skills(home: RealmHome, module: str) -> list[Any]:
     from realm.guild.skills import SkillError
 
     folder = shelf.folder_of(home.root)
+    if "/" in module or module.startswith("."):
+        raise SkillError(f"module {module!r}: name the module by its id, such as pattern-master")
     if not (folder / module).is_dir() and (shelf.shipped() / module).is_dir():
         raise SkillError(f"module {module!r} is shipped but not installed; `python3 -m training module install "
                          f"{module}` does it")  # fmt: skip
-    first = shelf.open_skill(folder, module) if "/" not in module else None
-    names = [] if first is None else [entry.id for entry in first.manifest.skills]
-    return [shelf.open_skill(folder, module if len(names) == 1 else f"{module}/{name}") for name in names]
+    return shelf.open_module(folder, module)
 
 
 def _check_requirements(skills: dict[str, list[Any]]) -> None:

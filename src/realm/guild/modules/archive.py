@@ -27,7 +27,7 @@ from filelock import FileLock
 from ulid import ULID
 
 from afs.jsonl import file_sha256, sync_folder
-from realm.guild.modules.manifest import MANIFEST, Manifest, ModuleError, read_manifest
+from realm.guild.modules.manifest import MANIFEST, NAME, Manifest, ModuleError, read_manifest
 
 FILES_AT_MOST = 1_000
 BYTES_AT_MOST = 256 * 1024 * 1024  # of a module, unpacked
@@ -291,7 +291,7 @@ def remove(shelf: Path, module: str) -> Path:
     with FileLock(shelf / ".lock") if shelf.is_dir() else _nothing(shelf, module):
         recover(shelf)
         target = shelf / module
-        if module.startswith(".") or "/" in module or not target.is_dir():
+        if not re.fullmatch(NAME, module) or not target.is_dir():
             _nothing(shelf, module)
         return trash(target)
 

@@ -75,7 +75,7 @@ class LevelContent:
 
 
 def _surely_open(generators: list[Made]) -> bool:
-    """Whether one generator alone makes as many problems as an open level has; cheap, and never wrongly true."""
+    """Whether one generator alone makes as many problems as an open level has; cheap, wrong once in 10⁸ times."""
     return any(made.least >= CLOSED_BELOW or made.combinations > ENUMERATE_AT_MOST and made.shows(CLOSED_BELOW)
                for made in generators)  # fmt: skip
 

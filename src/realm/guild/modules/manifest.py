@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from realm.settings import nearest
 
 MANIFEST = "manifest.yaml"
-YAML_AT_MOST = 256 * 1024  # bytes of one YAML file of a module; the shipped ones have 2 KB
+YAML_AT_MOST = 128 * 1024  # bytes of one YAML file of a module; the shipped ones have 2 KB
+DEPTH_AT_MOST = 20  # brackets in brackets
 LEVELS_AT_MOST = 100
 NAME = r"^[a-z][a-z0-9]*(?:-[a-z0-9]+)*$"  # of modules and of skills: also a folder name and part of a skill id
 VARIABLE = r"^[a-z][a-z0-9_]{0,23}$"
@@ -368,6 +369,12 @@ def load_yaml(text: str, where: str) -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        # The scanner's time grows with the square of the nesting: 200 KB of "[" would take hours.
+        if self.flow_level >= DEPTH_AT_MOST:
+            raise yaml.YAMLError(f"line {self.line + 1}: brackets nested more than {DEPTH_AT_MOST} deep")
+        super().fetch_flow_collection_start(kind)
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
@@ -375,10 +382,12 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {key!r} stands twice; remove one")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {key.value!r} stands twice; remove one")
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -110,6 +110,17 @@ def open_skill(shelf: Path | None, name: str) -> ModuleSkill:
     return made
 
 
+def open_module(shelf: Path, module: str) -> list[ModuleSkill]:
+    """All skills of an installed module. Raises SkillError."""
+    if module not in [folder.name for folder in folders(shelf)]:
+        open_skill(shelf, module)  # raises with the nearest id
+    try:
+        manifest = manifest_of(shelf / module)
+    except ModuleError as error:
+        raise SkillError(f"module {module!r}: {error}") from error
+    return [open_skill(shelf, manifest.skill_id(entry.id).removeprefix("module:")) for entry in manifest.skills]
+
+
 def _stamp(folder: Path) -> Stamp:
     """Changes whenever a module is installed: that makes a new folder and a new manifest."""
     try:

@@ -38,7 +38,7 @@ from realm.guild.skills.base import (
 CLOSED_THRESHOLD = 0.90
 ATTEMPTS = 500  # draws until a problem of the split is found; 5 % of them are probe's
 REDRAWS = 20  # other problems tried when a held-out one repeats
-SAMPLE = 200  # drawn answers that the room for an answer is estimated from
+SAMPLE = 100  # drawn answers that the room for an answer is estimated from
 _DIFFICULTIES = ("easy", "medium", "hard", "expert")
 
 
