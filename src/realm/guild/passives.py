@@ -146,8 +146,9 @@ def _fault(problem: Problem, text: str) -> str | None:
         return None if text == problem.golden else "not letter for letter"
     if "match" in checks:
         return None if re.fullmatch(checks["match"], text) else "in another form"
-    if problem.prompt.casefold() in text.casefold():
-        return "repeats the question"
+    asked = _words(problem.prompt)
+    if len(asked) > 4 and any(words[i : i + len(asked)] == asked for i in range(len(words))):
+        return "repeats the question"  # a greeting may be answered by itself
     if "has" in checks:
         wanted = [_words(word) for word in checks["has"]]
         found = any(words[i : i + len(w)] == w for w in wanted for i in range(len(words)))
