@@ -98,7 +98,9 @@ def test_bootstrap_is_keyed_paired_and_needs_every_answer():
     one, again, other = (forgetting.summary(cells, answers, key)["f_fixed"] for key in (1, 1, 2))
     assert one == again and one.value == pytest.approx(1 / 3) and one.lower < 1 / 3 < one.upper
     assert one.upper - one.lower < 0.5 and (other.lower, other.upper) != (None, None)
-    assert forgetting.summary(cells, answers | {"b": {}})["f_fixed"].lower is None, "answers that are not kept"
+    unkept = forgetting.summary(cells, answers | {"b": {}}, 1)["f_fixed"]
+    assert unkept.value == one.value and unkept.lower < 1 / 3 < unkept.upper, "from the counts"
+    assert forgetting.summary(cells)["f_fixed"].lower is None, "without answers there is no interval"
     # The same answers to the same problems twice: paired, so the interval of the difference is exactly nothing.
     same = forgetting.summary([[cells[1][0], None], [replace(cells[1][0], trial_id="d"), cells[1][1]]],
                               {"b": some, "d": dict(some), "c": right})["f_fixed"]  # fmt: skip

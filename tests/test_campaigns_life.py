@@ -14,7 +14,7 @@ from loop_kit import FAKE, HERO, Tables, running, tell, tiny_home, wait_for
 from realm import db, events
 from realm.arena import commands
 from realm.guild import campaigns
-from realm.guild.campaigns import facts, lifecycle, method, report
+from realm.guild.campaigns import cap, facts, lifecycle, method, report
 from realm.guild.skills import SkillError
 from realm.heroes.profile import load_profile
 from realm.settings import SettingsError
@@ -533,6 +533,18 @@ def test_a_spent_budget_rests_the_loop_until_there_is_more(home, tables):
         wait_for(lambda: world.ask(facts.spent, short["id"]).steps >= 40)
         wait_for(lambda: world.ask(commands.mode) == "rest")
     assert len([e for e in tables.events("alert") if e["payload"]["code"] == "budget_spent"]) == 2
+
+
+def test_the_loop_keeps_the_verdict_after_each_battle(home, tables, monkeypatch):
+    monkeypatch.setattr(cap, "MAXED_OUT", 1.0)  # every level is as dear as this
+    home = tiny_home(home, accuracy={"1": 1.0, "2": 1.0}, base=0.0)
+    with running(home):
+        row = wait_for(lambda: [r for r in tables.rows(db.campaigns) if r["verdict"]], what="a verdict")[0]
+        assert row["verdict"]["caps"] == {"bin": 2} and row["verdict"]["skills"]["bin"]["evidence"]
+        n = len(tables.battles())
+        wait_for(lambda: len(tables.battles()) > n + 1, what="more battles")
+    told = [e for e in tables.events("alert") if e["payload"].get("code") == "level_cap"]
+    assert len(told) == 1, "told once"
 
 
 def test_the_last_wish_counts(home, tables):

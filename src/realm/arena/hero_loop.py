@@ -291,8 +291,12 @@ class HeroLoop:
         self.failures = 0
         if self.campaign is None:
             return
-        with db.write(self.engine) as connection:
-            lifecycle.note_verdict(connection, self.campaign["id"])
+        with db.read(self.engine) as connection:
+            campaign = campaigns.get(connection, self.campaign["id"])
+            verdict = lifecycle.verdict(connection, campaign)
+        if verdict["state"] == "capped" or campaign["verdict"] is not None:
+            with db.write(self.engine) as connection:
+                lifecycle.keep_verdict(connection, campaign["id"], verdict)
         with db.read(self.engine) as connection:
             for skill_id, _ in done.promoted[-1:]:
                 mix = self._last_mix(connection, skill_id) or done.trained

@@ -142,9 +142,10 @@ def summary(
     """ACC, BWT, F_peak, F_fixed of a matrix.
 
     Args:
-        outcomes: {trial id: {problem: right?}} of every cell; with them the numbers get percentile bootstrap intervals
+        outcomes: {trial id: {problem: right?}} of the cells; with them the numbers get percentile bootstrap intervals
             (95 %). Problems are resampled within each level, the same ones in all stages where the problems are the
-            same; levels are not resampled: the interval speaks of these levels.
+            same; levels are not resampled: the interval speaks of these levels. A cell whose answers are not stored
+            any more is resampled from its counts, as if its problems were its own.
         key: keys the bootstrap's random numbers, so that the same rows give the same interval.
     """
     values = accuracies(cells)
@@ -162,15 +163,12 @@ def summary(
 
 def _resampled(
     cells: Matrix, outcomes: Mapping[str, Mapping[str, bool]], key: object, resamples: int
-) -> list[list[list[float | None]]] | None:  # fmt: skip
-    """Bootstrap copies of the matrix, or None where a cell's answers are not stored."""
-    known = [cell for row in cells for cell in row if cell is not None]
-    if not known or any(len(outcomes.get(cell.trial_id, {})) != cell.n for cell in known):
-        return None
+) -> list[list[list[float | None]]]:  # fmt: skip
+    """Bootstrap copies of the matrix."""
     rng = random.Random(seed_of("bootstrap", key))
     columns = []
     for j in range(len(cells)):
-        rows = {i: outcomes[row[j].trial_id] for i, row in enumerate(cells) if row[j] is not None}
+        rows = {i: _answers(row[j], outcomes) for i, row in enumerate(cells) if row[j] is not None}
         names = {frozenset(found) for found in rows.values()}
         columns.append((rows, sorted(names.pop()) if len(names) == 1 else None))
     drawn = []
@@ -179,10 +177,17 @@ def _resampled(
         for j, (rows, paired) in enumerate(columns):
             picked = rng.choices(paired, k=len(paired)) if paired else None
             for i, found in rows.items():
-                chosen = picked or rng.choices(sorted(found), k=len(found))
+                chosen = picked or rng.choices(list(found), k=len(found))
                 copy[i][j] = sum(found[name] for name in chosen) / len(chosen)
         drawn.append(copy)
     return drawn
+
+
+def _answers(cell: Cell, outcomes: Mapping[str, Mapping[str, bool]]) -> Mapping[str, bool]:
+    stored = outcomes.get(cell.trial_id, {})
+    if len(stored) == cell.n:
+        return {name: stored[name] for name in sorted(stored)}
+    return {f"{cell.trial_id}:{i}": i < cell.correct for i in range(cell.n)}
 
 
 def percentile_interval(drawn: Sequence[float | None], coverage: float = COVERAGE) -> tuple[float | None, float | None]:

@@ -234,8 +234,14 @@ def verdict(
 def note_verdict(connection: sa.Connection, campaign_id: str) -> dict[str, Any] | None:
     """After a battle was settled: keep the cap verdict once there is one, tell it once, and take it back when the
     campaign has climbed on since. Returns the verdict that is kept now."""
+    return keep_verdict(connection, campaign_id, verdict(connection, campaigns.get(connection, campaign_id)))
+
+
+def keep_verdict(connection: sa.Connection, campaign_id: str, found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The second half of `note_verdict`; `found` may have been drawn up outside the write transaction, since it takes
+    0.6 s after 2,000 quests and 300,000 steps."""
     campaign = campaigns.get(connection, campaign_id)
-    found, kept = verdict(connection, campaign), campaign["verdict"]
+    kept = campaign["verdict"]
     if found["state"] != "capped":
         if kept is not None:
             _keep(connection, campaign_id, None)
