@@ -16,7 +16,7 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from realm.guild.modules.expression import Expression, ExpressionError, Value, parse, text_of
@@ -96,10 +96,16 @@ class Made:
     def _values(self, rng: random.Random) -> dict[str, Value]:
         return {name: _draw(variable, rng) for name, variable in self.source.variables.items()}
 
-    def draw(self, rng: random.Random) -> Drawn | None:
-        """One problem, or None where the drawn values are excluded or a wording could be read in two ways."""
+    def draw(self, rng: random.Random, accept: Callable[[str], bool] | None = None) -> Drawn | None:
+        """One problem, or None where the drawn values are excluded or a wording could be read in two ways.
+
+        Args:
+            accept: whether a canonical form is wanted; asked before the costly part, the wording and the answer.
+        """
         values = self._values(rng)
         wording = self.wordings[rng.randrange(len(self.wordings))]
+        if not self.allows(values) or accept is not None and not accept(self.canonical(values)):
+            return None
         return self._made(values, wording)
 
     def enumerate(self) -> Iterator[Drawn]:

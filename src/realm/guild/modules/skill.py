@@ -13,6 +13,7 @@ Where its problems come from, level by level:
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from realm.guild.skills.base import (
 )
 
 CLOSED_THRESHOLD = 0.90
-ATTEMPTS = 500  # draws until a problem of the split is found; 5 % of them are probe's
+ATTEMPTS = 20_000  # draws until a problem of the split is found: at worst `where` holds for 5 %, and 5 % are probe's
 REDRAWS = 20  # other problems tried when a held-out one repeats
 SAMPLE = 100  # drawn answers that the room for an answer is estimated from
 _DIFFICULTIES = ("easy", "medium", "hard", "expert")
@@ -163,8 +164,8 @@ class ModuleSkill:
 
     def _draw(self, number: int, made: Made, rng: random.Random, split: Split) -> Problem:
         for _ in range(ATTEMPTS):
-            drawn = self._try(made, rng)
-            if drawn is None or self._split(drawn.canonical) != split:
+            drawn = self._try(made, rng, lambda canonical: self._split(canonical) == split)
+            if drawn is None:
                 continue
             again = self.content.recognise(drawn.prompt)
             if again is not None and again[2].canonical == drawn.canonical:
@@ -172,9 +173,9 @@ class ModuleSkill:
         raise SkillError(f"{self.id} level {number}: operation {made.source.operation} made no {split} problem in "
                          f"{ATTEMPTS} draws; widen its variables or its `where`")  # fmt: skip
 
-    def _try(self, made: Made, rng: random.Random) -> Drawn | None:
+    def _try(self, made: Made, rng: random.Random, accept: Callable[[str], bool] | None = None) -> Drawn | None:
         try:
-            return made.draw(rng)
+            return made.draw(rng, accept)
         except (GeneratorError, ExpressionError) as error:
             raise SkillError(f"{self.id}: {error}; `training module validate {self.manifest.id}` checks it") from error
 
