@@ -547,6 +547,27 @@ def test_the_loop_keeps_the_verdict_after_each_battle(home, tables, monkeypatch)
     assert len(told) == 1, "told once"
 
 
+def test_a_campaign_begins_at_its_start_checkpoint(home, tables):
+    home = tiny_home(home, accuracy={"1": 1.0})
+    world = World(home, tables)
+    with running(home):
+        first = wait_for(lambda: tables.rows(db.campaigns))[0]["id"]
+        start = wait_for(lambda: tables.rows(db.checkpoints), what="a checkpoint")[0]
+        tell(home, step_s=0.02)
+        done = tables.do("campaign.new", hero_id="tiny", checkpoint=start["id"], budget={"steps": 15}, activate=True)
+        assert done["state"] == "done", done["result"]
+        second = done["result"]["campaign_id"]
+        battle = wait_for(in_battle_of(tables, second))
+        assert (battle["config"]["parent_checkpoint_id"], battle["start_step"]) == (start["id"], start["step"])
+        tell(home, step_s=0.0)
+        wait_for(lambda: world.ask(commands.mode) == "rest", what="the end of the budget")
+    assert world.ask(facts.spent, second).steps == 20, "steps before its start are not its own"
+    found = world.ask(report.build, world.get(second))
+    assert found["campaign"]["start_checkpoint"] == start["id"] and start["id"] in report.text_of(found)
+    kept = tables.rows(db.checkpoints, db.checkpoints.c.id == start["id"])[0]
+    assert kept["campaign_id"] == first and kept["pinned"] and (home.root / kept["path"] / "resume").is_dir()
+
+
 def test_the_last_wish_counts(home, tables):
     home = tiny_home(home, step_s=0.05)
     with running(home):
