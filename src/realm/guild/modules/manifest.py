@@ -115,7 +115,7 @@ class Curriculum(_Model):
 
 
 class Manifest(_Model):
-    """`manifest.yaml`: everything a module says about itself."""
+    """Everything a module says about itself."""
 
     id: Name = Field(description="also the name of its folder; lower case letters, digits and single hyphens")
     name: Text = Field(description="title for people")
@@ -190,8 +190,8 @@ class Grader(_Model):
         "members in any order")  # fmt: skip
     ignore_case: bool = Field(False, strict=True, description="exact, regex, set: upper and lower case are alike")
     tolerance: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="numeric: largest accepted difference")
-    pattern: str | None = Field(None, max_length=200, description="regex: no back-references, no look-around, no "
-                                "repeated groups; `{golden}` stands for the golden answer's own text")  # fmt: skip
+    pattern: str | None = Field(None, max_length=200, description="regex: describes the whole answer; no anchors, "
+                                "back-references or look-around; `{golden}` stands for the golden answer's own text")
     separator: str = Field(",", min_length=1, max_length=3, description="set: between the members")
 
     @model_validator(mode="after")
@@ -295,7 +295,7 @@ class LevelEntry(_Model):
 
 
 class SkillFile(_Model):
-    """`skills/<skill id>.yaml`: how a skill is marked and, if its problems are generated, how they are made."""
+    """How a skill is marked and, if its problems are generated, how they are made."""
 
     name: Text
     description: str = Field("", max_length=2_000)

@@ -164,6 +164,10 @@ def _skill(report: Report, manifest: Manifest, content: Content) -> None:
         for made in level.made:
             report.more(_generator(where, made, content, manifest.version))
     report.more(_leakage(content))
+    operations = sorted({made.source.operation for _, made in content.generators})
+    if manifest.drill_mode and len(operations) > 1:
+        report.errors.append(f"{content.skill_id}: drill_mode is true and there are {len(operations)} operations "
+                             f"({', '.join(operations)}); a drill practises one: drop drill_mode or the others")
 
 
 def _amounts(where: str, level: LevelContent, manifest: Manifest) -> list[str]:
