@@ -408,3 +408,29 @@ def test_bad_ids_are_refused(tmp_path, wanted):
     with pytest.raises(ForgeError) as caught:
         build(Request(source, wanted), tmp_path / "out")
     assert caught.value.code == "id"
+
+
+def test_document_states_the_numbers_of_the_code():
+    from pathlib import Path
+
+    from realm.arena import forging
+    from realm.guild.forge import build as made
+    from realm.guild.forge import gain, rule, search
+    from realm.guild.modules.validate import LEAST_TRIAL
+
+    text = " ".join((Path(__file__).parents[1] / "docs" / "FORGE.md").read_text(encoding="utf-8").split())
+    for words in (
+        f"similarity of shingles ≥ {rows.NEAR}", f"similarity ≥ {rows.NEAR_TOGETHER}",
+        f"fewer than {learn.MIN_ROWS} distinct", f"one answer for {learn.ONE_ANSWER:.0%}".replace("%", " %"),
+        f"more than {learn.MAX_CONFLICTS:.0%}".replace("%", " %"), f"in {learn.COPIED:.0%}".replace("%", " %"),
+        f"w = {difficulty.LOSS_WEIGHT}", f"below {difficulty.KNOWS_NOTHING} · ln",
+        f"{holdout.SHARE:.0%}".replace("%", " %"),
+        f"more than {rows.TEMPLATE_SHARE:.0%}".replace("%", " %"), f"(at least {rule.MIN_EVIDENCE})",
+        f"(at least {rule.MIN_VERIFIED})", f"up to {search.CLASSES} words", f"against {learn.SHUFFLES} shuffles",
+        f"below {learn.SIGNIFICANT}", f"{difficulty.DEFAULT_LEVELS} unless",
+        f"at least {difficulty.MIN_LEVEL_ROWS} rows", f"({difficulty.RULE_LEVEL_ROWS} with a rule",
+        f"first look needs {LEAST_TRIAL}", f"Required from {tags.REQUIRED}",
+        f"optional from {tags.OPTIONAL}", f"lower bound is {made.CEILING:.2f}", f"up to {forging.ASKED} held-out",
+        f"for {forging.STEPS} optimizer steps", f"At least {gain.LEAST_ASKED} questions",
+    ):  # fmt: skip
+        assert words in text, words

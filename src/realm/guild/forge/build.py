@@ -133,12 +133,21 @@ def build(request: Request, target: Path, hero: Hero | None = None, check: Check
         proposal = _written(proposal, staging / module_id)
         made = finish(proposal, source, staging)
         staging.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(staging, target)
+        _take_place(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return made
+
+
+def _take_place(staging: Path, target: Path) -> None:
+    """Put the finished folder where an earlier one may be; killed in between, the earlier one lies beside it."""
+    if not target.exists():
+        os.rename(staging, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.rename(target, old / target.name)
+    os.rename(staging, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def name_of(request: Request) -> str:
