@@ -131,7 +131,9 @@ def test_names_and_ids_never_collide(world):
     ({"goals": []}, "goals"), ({"budget": {"steps": 0}}, "greater than 0"), ({"budget": {"step": 5}}, "'steps'"),
     ({"budget": {"tokens": "many"}}, "integer"), ({"seed": -1}, "seed"), ({"seed": 2**63}, "seed"),
     ({"method": "nope"}, "no campaign 'nope'"), ({"method": {"goal": {}}}, "'goals'"), ({"method": [1]}, "key: value"),
-    ({"method": {"format": 2}}, "format"), ({"checkpoint": "nope"}, "no checkpoint nope"),
+    ({"method": {"format": 2}}, "format"), ({"goals": {"passives": {}}}, "never practised"),
+    ({"method": {"schools": ["scribbe"]}}, "'scribe'"), ({"goals": {1: {}}}, "valid string"),
+    ({"method": {"hero": []}}, "hero"), ({"checkpoint": "nope"}, "no checkpoint nope"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_and_leaves_nothing(world, values, word):
     with pytest.raises((SettingsError, SkillError), match=word):

@@ -20,12 +20,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import realm
-from realm import db
+from realm import db, lore
 from realm.guild import curriculum, levels, progress
 from realm.guild.campaigns import facts
-from realm.guild.skills import get_skill
+from realm.guild.skills import get_skill, is_exam
 from realm.heroes.profile import HeroProfile, IdleGeneration
-from realm.settings import SettingsError, explain
+from realm.settings import SettingsError, explain, nearest
 
 FORMAT = 1
 MAX_FILE_BYTES = 1_000_000
@@ -84,9 +84,13 @@ def validate(values: Any, where: str = "method") -> Method:
         raise MethodError(f"{where}: expected 'key: value' lines, found {type(values).__name__}; export one with "
                           "`python3 -m training campaign export-method`")  # fmt: skip
     try:
-        return Method.model_validate(dict(values))
+        found = Method.model_validate(dict(values))
     except ValidationError as error:
         raise MethodError(explain(error, Method, where)) from error
+    for school in found.schools:
+        if school not in lore.SCHOOLS:
+            raise MethodError(f"{where}: no school {school!r}{nearest(school, sorted(lore.SCHOOLS))}")
+    return found
 
 
 def parse(values: Any, where: str = "method") -> Method:
@@ -99,6 +103,8 @@ def parse(values: Any, where: str = "method") -> Method:
     found = validate(values, where)
     for skill_id, goal in found.goals.items():
         skill = get_skill(skill_id)
+        if is_exam(skill_id):
+            raise MethodError(f"{where}: goal {skill_id}: it is examined and never practised; choose another skill")
         if goal.level is not None and goal.level > skill.max_level:
             raise MethodError(f"{where}: goal {skill_id} level {goal.level}: the skill has levels 1 to "
                               f"{skill.max_level}; choose one of these")  # fmt: skip

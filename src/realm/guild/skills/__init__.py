@@ -103,6 +103,11 @@ def skill_ids() -> list[str]:
     return sorted([*_FACTORIES, *of_modules(folder)])
 
 
+def is_exam(skill_id: str) -> bool:
+    """Whether a skill is examined and never practised, so that it can be nobody's goal."""
+    return skill_id in _EXAMS
+
+
 def get_skill(skill_id: str) -> Skill:
     """The skill with this id. Raises SkillError with the nearest id where there is none."""
     if str(skill_id).startswith(("module:", "url:")):
