@@ -8,6 +8,7 @@ wait after a fail, memory is judged on the first check that is old enough, and t
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -137,7 +138,8 @@ def checks(history: History) -> list[TrialFact]:
 
 
 def _blessings_between(history: History, after: float, until: float) -> int:
-    return len({b.quest_id for b in history.blessings if after < b.t <= until})
+    """Quests that were blessed, whatever the verdict, after one moment and up to another."""
+    return bisect_right(history.blessed_at, until) - bisect_right(history.blessed_at, after) if until > after else 0
 
 
 def _kept(quests: int) -> Rule:

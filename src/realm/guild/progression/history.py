@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 
 import sqlalchemy as sa
@@ -29,7 +30,8 @@ class LevelFact:
 
 @dataclass(frozen=True)
 class TrialFact:
-    """A trial ended at `t`. `quest_id` is the quest after which it was sat; `primitives`: {tag: (correct, n)}."""
+    """A trial ended at `t`. `quest_id`: the quest after which it was sat; `primitives`: {tag: (correct, n)} of a trial
+    that mastered a level."""
 
     id: str
     t: float
@@ -86,6 +88,11 @@ class History:
     blessings: tuple[BlessingFact, ...] = ()
     runs: tuple[RunFact, ...] = ()
 
+    @cached_property
+    def blessed_at(self) -> tuple[float, ...]:
+        """Times of the blessings, rising."""
+        return tuple(b.t for b in self.blessings)
+
     @classmethod
     def of(cls, levels: Iterable[LevelFact] = (), trials: Iterable[TrialFact] = (),
            blessings: Iterable[BlessingFact] = (), runs: Iterable[RunFact] = ()) -> History:  # fmt: skip
@@ -112,17 +119,16 @@ def _levels(connection: sa.Connection, campaign_id: str) -> list[LevelFact]:
 
 
 def _trials(connection: sa.Connection, campaign_id: str) -> list[TrialFact]:
-    c = db.trials.c
+    c, lv = db.trials.c, db.levels.c
+    # Tags are asked of trials that mastered a level only; decoding them for every trial would be most of the time.
+    won = connection.execute(sa.select(c.id, c.by_primitive).join(
+        db.levels, sa.and_(lv.trial_id == c.id, lv.campaign_id == c.campaign_id)).where(c.campaign_id == campaign_id))
+    tags = {trial_id: {tag: (counts[0], counts[1]) for tag, counts in (found or {}).items()} for trial_id, found in won}
     query = sa.select(
-        c.id, c.started_at, c.seconds, c.kind, c.skill, c.level, c.closed, c.n, c.correct, c.verdict, c.suspicious,
-        c.step, c.checkpoint_id, c.quest_id, c.by_primitive,
+        c.id, c.started_at + c.seconds, c.kind, c.skill, c.level, c.closed, c.n, c.correct, c.verdict, c.suspicious,
+        c.step, c.checkpoint_id, c.quest_id,
     ).where(c.campaign_id == campaign_id, c.skill.is_not(None), c.level.is_not(None), c.n > 0)  # fmt: skip
-    return [
-        TrialFact(r.id, r.started_at + r.seconds, r.kind, r.skill, r.level, r.closed, r.n, r.correct, r.verdict,
-                  r.suspicious, r.step, r.checkpoint_id, r.quest_id,
-                  {tag: (counts[0], counts[1]) for tag, counts in (r.by_primitive or {}).items()})
-        for r in connection.execute(query)
-    ]  # fmt: skip
+    return [TrialFact(*row, tags.get(row[0], {})) for row in connection.execute(query)]
 
 
 def _blessings(connection: sa.Connection, campaign_id: str) -> list[BlessingFact]:
