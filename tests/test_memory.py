@@ -18,8 +18,10 @@ from loop_kit import Tables, running, tiny_home, wait_for
 
 from afs.jsonl import file_sha256
 from realm import db
+from realm.arena import plan
 from realm.guild import campaigns
-from realm.quests import board, memory, origin
+from realm.guild.skills import get_skill
+from realm.quests import board, idle, memory, origin
 from realm.quests.memory import KEEP_AT_LEAST, Source
 from realm.temple import cleric
 
@@ -406,6 +408,33 @@ def test_after_a_file_practice_holds_rows_of_it(home):
     assert sum(quest["report"]["origins"].values()) == 40
     assert quest["origin"]["buffer"] == quest["report"]["origins"]["human"]
     assert not [e for e in tables.events("alert") if e["payload"].get("code") == "hero_loop"]
+
+
+def test_plain_text_out_of_the_buffer_passes_the_gate_of_idle_quests(tmp_path):
+    """Text without a question has an empty user turn; as a row of the buffer it must not stop idle generation."""
+    old = {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "some text"}],
+           "origin": "human", "rehearsal": "x"}  # fmt: skip
+    skill = get_skill("bin")
+    idle.write(idle.IdleOrder("bin", skill.version, {4: 5}, 1), tmp_path / "x.jsonl", remembered=[old])
+    assert cleric.check_idle(tmp_path / "x.jsonl", skill)["rows"]["out"] == 6
+    old["messages"][1]["content"] = " "
+    idle.write(idle.IdleOrder("bin", skill.version, {4: 5}, 1), tmp_path / "x.jsonl", remembered=[old])
+    with pytest.raises(cleric.GateError, match="is empty"):
+        cleric.check_idle(tmp_path / "x.jsonl", skill)
+
+
+def test_an_exam_that_came_later_is_not_drawn_and_the_quest_stays_as_large(library):
+    """Rows with a trial problem of a skill are passed over when drawn; the order is filled up with the skill's own."""
+    skill = get_skill("bin")
+    leaks = [{"messages": [{"role": "user", "content": f"Please: {p.prompt}"}, {"role": "assistant", "content": "?"}]}
+             for p in skill.generate(9, 20, 1, "trial")]  # fmt: skip
+    library.finish("mixed", [chat(n, "fine") for n in range(10)] + leaks)
+    library.catch_up()
+    order = idle.IdleOrder("bin", skill.version, {4: 30, 5: 10}, 7, buffer=20)
+    draft = plan.write_draft(library.home, order, library.campaign, library.engine)
+    assert draft.facts["rows"] == 60 and draft.facts["origins"] == {"human": 10, "procedural-verified": 50}
+    assert draft.order == order and draft.made.counts == {4: 40, 5: 10} and draft.made.buffer == 10
+    assert plan.write_draft(library.home, order).facts["rows"] == 60, "without a buffer the skill fills all of it"
 
 
 # --- origins ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from realm.guild.curriculum import (
     row_counts,
 )
 from realm.guild.exams import make_trial, plan_trials
-from realm.guild.skills import Skill, SkillError, all_skills, get_skill
+from realm.guild.skills import Skill, SkillError, get_skill, skill_ids
 from realm.heroes.profile import HeroProfile
 from realm.quests import board, diversity, idle
 from realm.quests import memory as old_files
@@ -206,7 +207,8 @@ def write_draft(
     past = diversity.recent(home, campaign_id) if campaign_id else frozenset()
     rows: list[dict[str, Any]] = []
     if order.buffer and campaign_id and made is not None:
-        rows = old_files.recall(home, made, campaign_id, order.buffer, order.seed, _holds_no_exam)
+        examiners = [get_skill(name) for name in {*skill_ids(), order.skill, *order.others, passives.SKILL}]
+        rows = old_files.recall(home, made, campaign_id, order.buffer, order.seed, partial(_holds_no_exam, examiners))
     filled = _filled(order, len(rows))
     facts = idle.write(filled, path, past=past, remembered=rows)
     told = {key: value for key, value in facts["diversity"].items() if key != "replaced"}
@@ -214,9 +216,9 @@ def write_draft(
     return Draft(order, path, facts, report, filled)
 
 
-def _holds_no_exam(row: Mapping[str, Any]) -> bool:
+def _holds_no_exam(skills: Iterable[Skill], row: Mapping[str, Any]) -> bool:
     """A skill that came after an old file may examine what stands in it."""
-    return not any(cleric.held_out(skill, m["content"]) for skill in all_skills() for m in row["messages"])
+    return not any(cleric.held_out(skill, m["content"]) for skill in skills for m in row["messages"])
 
 
 def _filled(order: idle.IdleOrder, remembered: int) -> idle.IdleOrder:

@@ -140,7 +140,8 @@ def _tell(
         often, fix = "", "Nothing to do: practice goes on with fresh rows. To undo it, go back to the newer checkpoint."
         action = {"kind": "hero.rollback", "payload": {"checkpoint_id": note["from"]}}
         if note["act"] != "rolled back":
-            action, fix = {"kind": "mode", "payload": {"mode": "rest"}}, "Rest and look at the hero's answers."
+            action = {"kind": "battle.stop", "payload": {}}
+            fix = "Rest and look at the hero's answers: `python3 -m training vault guard`."
     events.emit(connection, "alert", f"The hero's own practice made it worse: {did}{often}", "trouble",
                 alert_id=f"collapse:{db.new_id()}", code="collapse", what=what, why=verdict.reason, fix=fix,
                 action=action)  # fmt: skip

@@ -186,6 +186,10 @@ def _orders(router: APIRouter, hub: Hub) -> None:
     def battle_order(order: Literal["pause", "resume", "stop", "skip", "save"], key: Key = None) -> Accepted:
         return _give(hub, f"battle.{order}", {}, key)
 
+    @router.post("/checkpoints/{checkpoint_id}/rollback", status_code=202)
+    def rollback(checkpoint_id: str, key: Key = None) -> Accepted:
+        return _give(hub, "hero.rollback", {"checkpoint_id": checkpoint_id}, key)
+
     @router.post("/mode", status_code=202)
     def mode(body: Mode, key: Key = None) -> Accepted:
         return _give(hub, "mode", {"mode": body.mode}, key)

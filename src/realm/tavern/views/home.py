@@ -272,6 +272,11 @@ def _act(action: Any) -> dict[str, str] | None:
         return {"path": f"quests/{payload['quest_id']}/retry", "label": "Retry the quest", "confirm": ""}
     if action.get("kind") == "battle.resume":
         return {"path": "battle/resume", "label": "Go on", "confirm": ""}
+    if action.get("kind") == "battle.stop":
+        return {"path": "battle/stop", "label": "Rest", "confirm": ""}
+    if action.get("kind") == "hero.rollback" and payload.get("checkpoint_id"):
+        return {"path": f"checkpoints/{payload['checkpoint_id']}/rollback", "label": "Undo",
+                "confirm": "Go back to the newer checkpoint? Nothing is deleted."}  # fmt: skip
     return None
 
 
