@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from realm.guild import skills
 from realm.guild.modules import archive, compose, shelf
 from realm.guild.modules.manifest import ModuleError, dump, parse_manifest, read_manifest, read_skill_file
+from realm.guild.modules.requirements import unmet
 from realm.guild.modules.skill import ModuleSkill
-from realm.guild.modules.validate import check, unmet
+from realm.guild.modules.validate import check
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ["carry-drill", "pattern-master"]

@@ -48,7 +48,8 @@ def module_info(
 ) -> None:
     """What a module teaches, what it needs, and what the active campaign lacks for it."""
     from realm.guild.modules import archive
-    from realm.guild.modules.validate import check, unmet
+    from realm.guild.modules.requirements import unmet
+    from realm.guild.modules.validate import check
 
     folder = _folder(module)
     report = check(folder)
@@ -236,7 +237,7 @@ def _skills(home: RealmHome, module: str) -> list[Any]:
 
 
 def _check_requirements(skills: dict[str, list[Any]]) -> None:
-    from realm.guild.modules.validate import unmet
+    from realm.guild.modules.requirements import unmet
 
     mastered = _mastered()
     lacking = [line for group in skills.values() for line in unmet(group[0].manifest, mastered)]

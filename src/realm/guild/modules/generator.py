@@ -192,6 +192,7 @@ class _Wording:
             raise GeneratorError(f"prompt {text[:60]!r}: {len(self.parts)} parts, at most {PARTS_AT_MOST} are allowed; "
                                  "use a list variable")  # fmt: skip
         self.start = self.parts[0] if isinstance(self.parts[0], str) else ""
+        self.end = self.parts[-1] if isinstance(self.parts[-1], str) else ""
 
     def fill(self, values: dict[str, Value]) -> str:
         prompt = "".join(part if isinstance(part, str) else text_of(part.value(values)) for part in self.parts)
@@ -202,8 +203,8 @@ class _Wording:
 
     def read(self, prompt: str) -> dict[str, Value] | None:
         """The values behind a prompt that this wording made, else None."""
-        if not prompt.startswith(self.start):
-            return None
+        if not prompt.endswith(self.end) or not prompt.startswith(self.start):
+            return None  # nearly every text of a file that is no problem ends here
         found: dict[str, str] = {}
         at = 0
         for part, end in zip(self.parts, self._ends(prompt, 0, 0, set()) or (), strict=False):

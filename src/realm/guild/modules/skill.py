@@ -23,6 +23,7 @@ from realm.guild.modules.expression import ExpressionError
 from realm.guild.modules.generator import Drawn, GeneratorError, Made
 from realm.guild.modules.grade import grade as grade_answer
 from realm.guild.modules.manifest import Manifest, ModuleError, read_manifest
+from realm.guild.modules.requirements import unmet
 from realm.guild.skills.base import (
     Grade,
     LevelInfo,
@@ -72,6 +73,10 @@ class ModuleSkill:
         except ModuleError as error:
             raise SkillError(f"{self.id}: its files at {self.folder} cannot be used: {error}; install it again") \
                 from error
+
+    def lacking(self, mastered: dict[str, int]) -> list[str]:
+        """What a campaign with these {skill: mastered level} lacks for this module; empty when it may be used."""
+        return unmet(self.manifest, mastered)
 
     # --- levels -------------------------------------------------------------------------------------------------------
 
