@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm.guild.forge import ForgeError, difficulty, graders, holdout, learn, rows, tags
-from realm.guild.forge.build import Request, build, module_hash
+from realm.guild.forge.build import Request, build, module_hash, sweep
 from realm.guild.modules.manifest import Grader
 from realm.guild.modules.skill import ModuleSkill
 from realm.guild.modules.validate import check
@@ -391,6 +391,18 @@ def test_primitives_are_only_of_the_29():
     assert tags.guess(items_of(half), Grader())[0]["confidence"] == 0.65
     assert tags.manifest_lists([{"primitive": "a", "confidence": 0.7}, {"primitive": "b", "confidence": 0.4},
                                 {"primitive": "c", "confidence": 0.39}]) == (("a",), ("b",))  # fmt: skip
+
+
+def test_what_a_killed_forge_left_is_cleared(tmp_path):
+    """Killed while writing: a staging folder. Killed while replacing: the earlier proposal lies aside."""
+    staging, aside = tmp_path / ".out-staging-x", tmp_path / ".out-old-x"
+    (staging / "planted").mkdir(parents=True)
+    (aside / "out").mkdir(parents=True)
+    (aside / "out" / "report.json").write_text("{}")
+    sweep(tmp_path / "out")
+    assert staging.exists() and aside.exists(), "young folders may be at work"
+    sweep(tmp_path / "out", age_s=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "report.json").exists()
 
 
 def test_report_tells_the_evidence_of_every_choice(tmp_path):

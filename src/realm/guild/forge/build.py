@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,8 @@ from realm.guild.modules.validate import check as validate
 CEILING = 0.90  # lower bound of the hero's accuracy on held-out rows, above which there is nothing left to learn
 CEILING_ROWS = 120
 FORMAT = 1
+STALE_S = 3600.0  # a proposal takes seconds to minutes; what is older belongs to nobody
+_STAGING, _OLD = "-staging-", "-old-"
 VERSION = "1.0"
 
 
@@ -128,7 +131,8 @@ def build(request: Request, target: Path, hero: Hero | None = None, check: Check
         error.evidence = {"finding": error.evidence, **evidence}
         raise
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    sweep(target)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}{_STAGING}", dir=target.parent))
     try:
         proposal = _written(proposal, staging / module_id)
         made = finish(proposal, source, staging)
@@ -144,10 +148,21 @@ def _take_place(staging: Path, target: Path) -> None:
     if not target.exists():
         os.rename(staging, target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}{_OLD}", dir=target.parent))
     os.rename(target, old / target.name)
     os.rename(staging, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sweep(target: Path, age_s: float = STALE_S) -> None:
+    """Clear what a killed forge left beside the target; an earlier proposal that it had moved aside comes back."""
+    for kind in (_OLD, _STAGING):
+        for left in sorted(target.parent.glob(f".{target.name}{kind}*")):
+            if not left.is_dir() or time.time() - left.stat().st_mtime < age_s:
+                continue  # another forge may be at work
+            if kind == _OLD and not target.exists() and (left / target.name).is_dir():
+                os.rename(left / target.name, target)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def name_of(request: Request) -> str:
