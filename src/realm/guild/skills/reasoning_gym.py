@@ -161,7 +161,7 @@ def safe(task: str, text: str, golden: str) -> bool:
         try:
             ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            return not re.search(r"[_()=]", text)  # not a literal: as a plain grid or word it is no call either
+            return re.fullmatch(r"[\w\s]*", text) is not None  # a grid or a word: names and numbers, nothing to call
         return True
     if task not in _FORMULA:
         return True
@@ -213,7 +213,7 @@ class ReasoningGymSkill:
         return self._levels[level - 1]["distinct"] is not None
 
     def table(self, level: int) -> list[Problem]:
-        """Every question of a closed level that the survey's number of draws finds."""
+        """Every question of a closed level that the survey found, in the order in which it did."""
         if not self.closed(level):
             raise SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
         return [self._problem(level, *place, "train") for place in _table(self, level)]
@@ -377,10 +377,10 @@ def _closed(skill: ReasoningGymSkill) -> frozenset[str]:
 def _table_of(task: str, level: int) -> tuple[tuple[int, int, dict[str, Any]], ...]:
     skill = ReasoningGymSkill(task)
     facts, found = skill._levels[level - 1], {}
-    for draw, place in enumerate(skill._stream(level, "table")):
-        if draw >= facts["draws"]:
-            break
-        found.setdefault(canonical_of(place[2]["question"]), place)
+    for block, item in (divmod(code, BLOCK) for code in facts["table"]):
+        seed = keyed_hash(skill.id, skill.version, level, "table", block) % 2**32
+        entry = entry_of(task, facts["index"], seed, item)
+        found.setdefault(canonical_of(entry["question"]), (seed, item, entry))
     if len(found) != facts["distinct"] or len(found) >= CLOSED_BELOW:
         raise SkillError(f"{skill.id} level {level}: {len(found)} questions where the survey counted "
                          f"{facts['distinct']}; print the survey again (docs/REASONING_GYM.md says how)")  # fmt: skip

@@ -100,41 +100,40 @@ def level_facts(task: str, index: int, level: int) -> dict[str, Any]:
     signal.alarm(90)
     try:
         entries = list(look(task, index, min(DRAWS, int(6000 / max(slow, 0.01))), level))
-        distinct, draws = count_distinct(task, index, level, entries, slow)
+        table = count_distinct(task, index, level, entries, slow)
     finally:
         signal.alarm(0)
     share = Counter(e["answer"] for _, _, e in entries).most_common(1)[0][1] / len(entries)
     if share > CONSTANT:
         raise Unusable(f"one answer is right for over {CONSTANT:.0%} of its questions")
     longest = max(len(e["answer"].encode()) for _, _, e in entries)
-    return {"index": index, "distinct": distinct, "draws": draws, "constant": round(share, 2),
+    return {"index": index, "distinct": table and len(table), "table": table, "constant": round(share, 2),
             "max_new_tokens": 16 + longest + longest // 2}  # fmt: skip
 
 
-def count_distinct(
-    task: str, index: int, level: int, entries: list[Any], slow: float
-) -> tuple[int | None, int | None]:  # fmt: skip
-    """(number of questions, draws that find them) of a closed level, (None, None) of an open one."""
+def count_distinct(task: str, index: int, level: int, entries: list[Any], slow: float) -> list[int] | None:
+    """Where the questions of a closed level stand in its stream (64 * block + item), None of an open one."""
     names = [rg.canonical_of(e["question"]) for _, _, e in entries]
     repeats = len(names) - len(set(names))
     if len(names) ** 2 / (2 * max(repeats, 0.5)) > 4 * CLOSED_BELOW:
-        return None, None  # by the birthday rule far more than a table
+        return None  # by the birthday rule far more than a table
     if slow * ENUMERATE > 80_000:
         raise Unusable("few different questions, and too slow to count them")
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
+    blocks: dict[int, int] = {}
     last = recent = 0
-    for draw, (_, _, entry) in enumerate(look(task, index, ENUMERATE, level)):
-        name = rg.canonical_of(entry["question"])
+    for draw, (seed, item, entry) in enumerate(look(task, index, ENUMERATE, level)):
+        name, block = rg.canonical_of(entry["question"]), blocks.setdefault(seed, len(blocks))
         if name not in seen:
-            seen.add(name)
+            seen[name] = rg.BLOCK * block + item
             last = draw
             recent += draw >= 0.75 * ENUMERATE
         if len(seen) >= CLOSED_BELOW:
-            return None, None
+            return None
         if draw >= 2 * last + 1000:
-            return len(seen), last + 1
+            return list(seen.values())
     if recent <= 0.002 * ENUMERATE:
-        return len(seen), last + 1  # a few rare ones are missing: they keep the split of their bucket
+        return list(seen.values())  # a few rare ones are missing: they keep the split of their bucket
     raise Unusable("few different questions, and no end of new ones to count them")
 
 
