@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realm import db
-from realm.guild import skills
+from realm.arena import commands, plan
+from realm.guild import campaigns, skills
 from realm.guild.modules import archive, shelf
 from realm.guild.modules.generator import GeneratorError, Made
 from realm.guild.modules.manifest import Generator
@@ -248,6 +249,26 @@ def test_a_module_is_trained_and_examined(home, engine):
         for item in items:
             assert item["problem"]["split"] == "trial" and item["problem"]["prompt"] not in trained
             assert skill.grade(skill.problem_of(item["problem"]["prompt"]), item["response"]).correct == item["correct"]
+    finally:
+        skills.attach(None)
+
+
+def test_an_unmet_requirement_is_an_error_at_use(tmp_path, home, engine):
+    """Asked for by a person: refused with what is missing. By priority: it waits until the campaign is ready."""
+    manifest = {**kit.MANIFEST, "requirements": {"min_level": 1, "prerequisites": ["bin:1"]}}
+    archive.install(kit.folder(tmp_path / "src", kit.files(manifest)), home.root / "modules")
+    skills.attach(home.root)
+    try:
+        name = "module:tiny-sums"
+        with db.write(engine) as connection:
+            campaign = campaigns.ensure_active(connection, "pip", {"seed": 0})
+            assert set(plan.skill_states(connection, campaign, {"bin": 1.0, name: 1.0})) == {"bin"}
+            with pytest.raises(SkillError, match="needs bin at level 1, the campaign has 0"):
+                commands.HANDLERS["idle.generate"](connection, home, {"skill": name})
+            connection.execute(sa.insert(db.levels).values(campaign_id=campaign, skill="bin", level=1, closed=True,
+                                                           mastered_at=1.0, step=1, trial_id="t"))  # fmt: skip
+            assert set(plan.skill_states(connection, campaign, {"bin": 1.0, name: 1.0})) == {"bin", name}
+            assert commands.HANDLERS["idle.generate"](connection, home, {"skill": name})
     finally:
         skills.attach(None)
 

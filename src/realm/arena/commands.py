@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from realm import db, events
 from realm.arena import plan
-from realm.guild import campaigns
+from realm.guild import campaigns, progress
 from realm.guild.campaigns import lifecycle, method
 from realm.guild.skills import SkillError, get_skill
 from realm.heroes.profile import load_profile, set_model, weights_folder, with_model
@@ -338,6 +338,9 @@ def _trial(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any
 def _idle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     skill, level = _skill_level(payload)
     _someone_plays(connection)
+    campaign = campaigns.active(connection)
+    mastered = progress.mastered_levels(connection, campaign["id"]) if campaign else {}
+    plan.check_requirements(get_skill(skill), mastered)
     return Later({"skill": skill, "level": level, "wants": "idle"})
 
 

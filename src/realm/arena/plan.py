@@ -34,6 +34,7 @@ from realm.guild.curriculum import (
     row_counts,
 )
 from realm.guild.exams import make_trial, plan_trials
+from realm.guild.modules.skill import ModuleSkill
 from realm.guild.skills import Skill, SkillError, get_skill, skill_ids
 from realm.heroes.profile import HeroProfile
 from realm.quests import board, diversity, idle
@@ -65,19 +66,34 @@ def skill_state(connection: sa.Connection, campaign_id: str, skill: Skill, goal:
         quests_since_fail=progress.quests_since_fail(connection, campaign_id, skill.id, training))  # fmt: skip
 
 
+def check_requirements(skill: Skill, mastered: Mapping[str, int]) -> None:
+    """A quest module may need skills or levels first; others need nothing.
+
+    Raises:
+        SkillError: what the campaign lacks for it.
+    """
+    lacking = skill.lacking(dict(mastered)) if isinstance(skill, ModuleSkill) else []
+    if lacking:
+        raise SkillError("; ".join(lacking))
+
+
 def skill_states(
     connection: sa.Connection, campaign_id: str, priorities: Mapping[str, float]
 ) -> dict[str, SkillState]:  # fmt: skip
     """States of the skills that the hero plays: those with a priority, and those in which it has mastered a level.
 
-    A priority for a skill that is not there (a module that was removed) is passed over; what was mastered in one is
+    A priority for a skill that is not there (a module that was removed) is passed over, and one for a module whose
+    requirements are not met waits until they are; what was mastered in one is
     not forgotten, but it cannot be examined any more.
     """
     wanted = [skill for skill, weight in priorities.items() if weight > 0]
+    mastered = progress.mastered_levels(connection, campaign_id)
     goals = method.targets(campaigns.get(connection, campaign_id))
     found = {}
-    for skill_id in dict.fromkeys([*wanted, *progress.mastered_levels(connection, campaign_id)]):
+    for skill_id in dict.fromkeys([*wanted, *mastered]):
         try:
+            if skill_id not in mastered:
+                check_requirements(get_skill(skill_id), mastered)
             found[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id), goals.get(skill_id))
         except SkillError as error:
             log.warning("skill %s is passed over: %s", skill_id, error)
