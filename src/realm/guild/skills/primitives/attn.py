@@ -24,10 +24,11 @@ Count = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def _draw_count(shape: Shape, rng: random.Random) -> Count:
-    """The count itself is drawn first, or it would nearly always be a small one."""
+    """The count itself is drawn first, or it would nearly always be a small one; a few items are never all the same,
+    since there are only ten problems of that sort."""
     targets = rng.sample(shape.symbols, shape.asked)
     others = [symbol for symbol in shape.symbols if symbol not in targets]
-    items = [target for target in targets for _ in range(rng.randint(0, shape.n // shape.asked))]
+    items = [target for target in targets for _ in range(rng.randint(0, min(shape.n // shape.asked, shape.top)))]
     items += rng.choices(others, k=shape.n - len(items))
     rng.shuffle(items)
     return tuple(targets), tuple(items)
@@ -43,14 +44,15 @@ _COUNT = Primitive(
     name="attn_count",
     title="Count",
     rule="Write how often each of the items occurs, in the order asked.",
-    level_text="{asked} counted in {n} items",
-    shapes=(Shape(5), Shape(6), Shape(7), Shape(9), Shape(8, 2), Shape(10, 2), Shape(12, 2), Shape(12, 3),
-            Shape(16, 3), Shape(20, 4)),
+    level_text="{asked} counted in {n} items, up to {top} of each",
+    shapes=(Shape(6, top=4), Shape(7, top=4), Shape(8, top=5), Shape(10, top=6), Shape(8, 2), Shape(10, 2),
+            Shape(12, 2), Shape(12, 3), Shape(16, 3), Shape(20, 4)),
     draw=_draw_count,
     show=lambda content: f"{joined(content[0])} in {joined(content[1])}",
     read=_read_count,
     solve=lambda content: joined(content[1].count(target) for target in content[0]),
-    fits=lambda shape, content: (len(content[0]), len(content[1])) == (shape.asked, shape.n),
+    fits=lambda shape, content: (len(content[0]), len(content[1])) == (shape.asked, shape.n)
+    and all(content[1].count(target) <= shape.top for target in content[0]),
     room=lambda shape: listed(shape.asked, 2),
     # Neither the order of the items nor that of the questions changes what is counted.
     normal=lambda content: (tuple(sorted(content[0])), tuple(sorted(content[1]))),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from realm.guild.skills.primitives.engine import (
+    ALNUM,
     DIGITS,
     LETTERS,
     Primitive,
@@ -279,7 +280,7 @@ def _read_expression(text: str) -> Expression:
                 raise ValueError("brackets do not match")
             stack[-1].append(tuple(inner))
         else:
-            stack[-1].append(*symbols_of(word, DIGITS + LETTERS))
+            stack[-1].append(*symbols_of(word, ALNUM))
     if len(stack) != 1 or len(stack[0]) < 2 or len(stack) > 8:
         raise ValueError("no call")
     return _with_names(tuple(stack[0]))
@@ -327,10 +328,10 @@ def _atoms(expression: Expression) -> Iterable[str]:
 
 
 _CODE_SHAPES = tuple(Shape(n, asked, depth, kinds, symbols=symbols) for n, asked, depth, kinds, symbols in (
-    (2, 1, 1, ("call",), DIGITS), (3, 1, 1, ("call",), DIGITS), (3, 1, 1, ("call", "assign"), DIGITS + LETTERS),
-    (2, 1, 2, ("call", "assign"), DIGITS), (3, 1, 2, ("call", "assign"), DIGITS + LETTERS),
-    (2, 1, 1, ("def",), DIGITS), (2, 1, 2, ("def",), DIGITS), (2, 2, 1, ("assign", "def"), DIGITS + LETTERS),
-    (3, 2, 2, ("call", "assign", "def"), DIGITS + LETTERS), (3, 3, 3, ("call", "assign", "def"), DIGITS + LETTERS),
+    (2, 1, 1, ("call",), ALNUM), (3, 1, 1, ("call",), ALNUM), (3, 1, 1, ("call", "assign"), ALNUM),
+    (2, 1, 2, ("call", "assign"), DIGITS), (3, 1, 2, ("call", "assign"), ALNUM),
+    (2, 1, 1, ("def",), DIGITS), (2, 1, 2, ("def",), DIGITS), (2, 2, 1, ("assign", "def"), ALNUM),
+    (3, 2, 2, ("call", "assign", "def"), ALNUM), (3, 3, 3, ("call", "assign", "def"), ALNUM),
 ))  # fmt: skip
 
 _CODE_PRIMITIVE = Primitive(

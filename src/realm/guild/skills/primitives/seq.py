@@ -74,6 +74,7 @@ _INTERLEAVE = Primitive(
 # --- seq_continue: content = the numbers shown --------------------------------------------------------------------
 
 NEXT = 3  # numbers asked for
+LONGER = 6  # a short cycle is shown up to so much beyond its two rounds: there are only 990 cycles of three digits
 
 
 def rule_of(shown: tuple[int, ...]) -> tuple[str, int] | None:
@@ -115,7 +116,7 @@ def _draw_sequence(shape: Shape, rng: random.Random) -> tuple[int, ...]:
     while True:
         if kind == "cycle":
             period = [rng.randint(0, 9) for _ in range(shape.n)]
-            shown = tuple((period * 3)[: 2 * shape.n + rng.randrange(shape.n)])
+            shown = tuple((period * 4)[: 2 * shape.n + rng.randrange(max(shape.n, LONGER))])
         else:
             step = rng.choice((-1, 1)) * rng.randint(1, shape.depth) if shape.asked > 1 else rng.randint(1, shape.depth)
             growth = rng.randint(1, 5) if kind == "growth" else 0
@@ -154,7 +155,7 @@ _CONTINUE = Primitive(
     level_text="{text}",
     shapes=(
         *(Shape(n, kinds=("cycle",), text=f"a cycle of {n}, shown twice or more") for n in range(3, 9)),
-        Shape(5, 1, 9, ("step",), top=99, text="a step of 1 to 9 upwards from 0 to 99"),
+        Shape(5, 1, 25, ("step",), top=499, text="a step of 1 to 25 upwards from 0 to 499"),
         Shape(5, 2, 25, ("step",), top=499, text="a step of 1 to 25 up or down from 0 to 499"),
         Shape(5, 2, 25, ("growth",), top=499, text="a step that itself grows by 1 to 5"),
         Shape(10, 2, 99, ("cycle", "step", "growth"), top=999, text="cycles of 10, steps and growing steps to 99"),
