@@ -237,7 +237,7 @@ _RANK = Primitive(
     title="Rank",
     rule="`up`: from the smallest to the largest; `down`: from the largest to the smallest.",
     level_text="{n} numbers to {top}, upwards or downwards",
-    shapes=(*(Shape(n) for n in (5, 6, 7, 8)), *(Shape(n, top=99) for n in (5, 6, 8, 10)), Shape(10, top=999),
+    shapes=(*(Shape(n) for n in (6, 7, 8, 9)), *(Shape(n, top=99) for n in (5, 6, 8, 10)), Shape(10, top=999),
             Shape(14, top=999)),
     draw=_draw_rank,
     show=lambda content: f"{content[0]}: {joined(content[1])}",
