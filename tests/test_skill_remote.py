@@ -14,6 +14,7 @@ import pytest
 from realm.guild.skills import SkillError, attach, get_skill, skill_ids
 from realm.guild.skills.base import Problem, keyed_rng
 from realm.guild.skills.remote import RemoteSkill, exam_split
+from realm.heroes.profile import load_profile
 from realm.settings import RealmHome, Settings, SettingsError, load_settings
 
 INFO = {"skill": "sums", "name": "Sums", "version": "3", "description": "small sums", "max_level": 2, "threshold": 0.8}
@@ -82,6 +83,8 @@ class Server(BaseHTTPRequestHandler):
     def do_POST(self):
         lie = self.server.lie
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if lie == "fails":
+            return self.answer({"error": "out of paper"}, 500)
         if self.path == "/grade":
             asked, text = body["problem"], body["response"]
             assert asked["skill"] == "sums" and asked["split"] in ("train", "public"), asked
@@ -262,3 +265,60 @@ def test_servers_from_the_environment(tmp_path):
     for bad in ("nonsense", "{a: [", "{A B: 'http://h'}"):
         with pytest.raises(SettingsError, match="skill_servers"):
             load_settings(tmp_path, {"REALM_SKILL_SERVERS": bad})
+
+
+# --- in the arena -------------------------------------------------------------------------------------------------
+
+def playing(home, monkeypatch, url, **fake):
+    """A home whose hero practises the skill of one server."""
+    import loop_kit
+
+    home = loop_kit.tiny_home(home, **fake)
+    others = ", ".join(f"{skill}: 0.0" for skill in load_profile("pip").skill_priorities)
+    hero = loop_kit.HERO.replace("{bin: 1.0}", f'{{{others}, "url:maths": 1.0}}')
+    (home.heroes / "tiny.yaml").write_text(hero)
+    (home.root / "settings.yaml").write_text(f"default_hero: tiny\nskill_servers: {{maths: '{url}'}}\n")
+    monkeypatch.setenv("REALM_HOME", str(home.root))
+    return RealmHome(home.root)
+
+
+def alerts(tables):
+    from realm import db
+
+    return [row["payload"] for row in tables.rows(db.events) if row["kind"] == "alert"]
+
+
+def test_a_hero_practises_a_server_and_a_server_that_goes_down_is_an_alert(home, monkeypatch):
+    import loop_kit
+
+    from realm import db
+
+    with serving() as (server, url):
+        home = playing(home, monkeypatch, url)
+        tables = loop_kit.Tables(home)
+        try:
+            with loop_kit.running(home):
+                loop_kit.wait_for(lambda: tables.quests(db.quests.c.state == "done"), what="a quest of the server")
+                quest = tables.quests(db.quests.c.state == "done")[0]
+                assert quest["skill"] == "url:maths"
+                server.lie = "fails"
+                loop_kit.wait_for(lambda: any("out of paper" in alert["why"] for alert in alerts(tables)),
+                                  what="an alert that names the server's fault")  # fmt: skip
+                assert not any("stumbled" in alert["what"] for alert in alerts(tables))
+            trials = [t for t in tables.rows(db.trials) if t["skill"] == "url:maths"]
+            assert trials and all(t["n"] > 0 for t in trials)
+        finally:
+            attach(None)
+
+
+def test_a_server_that_was_never_there_leaves_the_loop_alive(home, monkeypatch):
+    import loop_kit
+
+    home = playing(home, monkeypatch, f"http://127.0.0.1:{closed_port()}")
+    tables = loop_kit.Tables(home)
+    try:
+        with loop_kit.running(home):
+            loop_kit.wait_for(lambda: alerts(tables), what="an alert")
+            assert not any("stumbled" in str(alert) for alert in alerts(tables))
+    finally:
+        attach(None)
