@@ -74,7 +74,9 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
              "skill levels bin", "skill generate bin --level 2 --count 3", "vault list", "vault verify", "hero list",
              "hero show pip", "status", "ledger show", "ledger recompute --json", "campaign list",
              "campaign list --json", "campaign hall", "campaign report", "campaign report pip-1 --json",
-             "campaign export-method pip-1"]  # fmt: skip
+             "campaign export-method pip-1", "module list", "module install carry-drill", "module info carry-drill",
+             "module validate carry-drill", "module compose carry-drill --rows 8",
+             f"module export carry-drill -o {tmp_path}/drill.zip", "module remove carry-drill"]  # fmt: skip
     return [*((0, line.split()) for line in [*held, *plain]), (0, ["quest", "add", str(file), "--lane", "low"]),
             (0, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", problem.golden]),
             (2, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", "nonsense"])]  # fmt: skip
