@@ -179,6 +179,14 @@ def test_multiplier_is_new_and_kept_over_new():
     assert [s.multiplier for s in free][2] is None, "learnt on the way: no effort of its own"
 
 
+def test_the_curriculum_can_reach_the_limit_but_not_pass_it():
+    """Two rehearsal quests, then one with 40 % rehearsal, for ever: were the ceiling below 5, no cap could be found."""
+    fights = [fight(str(i), float(i), mix={1: 0.4, 2: 0.6}, kind="idle" if i % 3 == 2 else "rehearsal")
+              for i in range(1, 31)]  # fmt: skip
+    two = cap.segments([stage(1, 0.5, battle="none")], fights)["bin"][-1]
+    assert two.multiplier == pytest.approx(cap.ceiling()) and two.multiplier >= cap.MAXED_OUT - 1e-9
+
+
 def test_a_quest_that_was_interrupted_is_one_quest():
     fights = [fight(name, t, effort=5.0, mix={1: 1.0}, quest_id="q") for name, t in (("a", 1.0), ("b", 2.0))]
     only, = cap.segments([], fights)["bin"]

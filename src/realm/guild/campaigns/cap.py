@@ -28,10 +28,11 @@ from realm.guild.campaigns import seed_of
 from realm.guild.campaigns.climb import positions
 from realm.guild.campaigns.facts import Fight, Stage
 from realm.guild.campaigns.forgetting import percentile_interval
-from realm.guild.curriculum import MAX_REHEARSAL
+from realm.guild.curriculum import MAX_REHEARSAL, REHEARSALS_IN_A_ROW
 
 MAXED_OUT = 5.0
 CONSECUTIVE = 2
+ROUNDING = 1e-9  # the curriculum's own ceiling is exactly the limit
 AT_LIMIT_QUESTS = 3
 SHARE_TOLERANCE = 0.01  # row counts are whole numbers: a share of 0.40 may be planned as 0.395
 FORECAST_MIN = 3
@@ -70,6 +71,12 @@ class Segment:
         return {"skill": self.skill, "level": self.level, "passed": self.passed, "new": self.new, "kept": self.kept,
                 "multiplier": self.multiplier, "quests": len(self.shares),
                 "rehearsal_share": list(self.shares[-AT_LIMIT_QUESTS:])}  # fmt: skip
+
+
+def ceiling() -> float:
+    """The highest multiplier that the curriculum can produce when every quest costs the same effort: after at most
+    `REHEARSALS_IN_A_ROW` rehearsal quests comes one with at least 1 - `MAX_REHEARSAL` of new rows."""
+    return (REHEARSALS_IN_A_ROW + 1) / (1 - MAX_REHEARSAL)
 
 
 def rehearsal_part(fight: Fight, mastered: int) -> float:
@@ -159,7 +166,7 @@ def _heavy(levels: Sequence[Segment]) -> tuple[Segment, ...]:
     for before, after in zip(levels, levels[1:], strict=False):
         pair = before, after
         counts = after.passed or after.effort >= before.effort
-        if counts and all(s.multiplier is not None and s.multiplier >= MAXED_OUT for s in pair):
+        if counts and all(s.multiplier is not None and s.multiplier >= MAXED_OUT - ROUNDING for s in pair):
             return pair
     return ()
 

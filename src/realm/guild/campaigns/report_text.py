@@ -74,7 +74,8 @@ def _cap(found: Mapping[str, Any]) -> str:
         lines.append(f"Forecast for {skill}: {_forecast(one)}")
     lines.append(
         f"Rule: maxed out when the maintenance multiplier is {cap.MAXED_OUT:g} or more at {cap.CONSECUTIVE} levels in "
-        "a row, or when the budget is spent before the next level is passed while rehearsal is at its limit.")
+        "a row, or when the budget is spent before the next level is passed while rehearsal is at its limit. With "
+        f"equal effort per quest the curriculum itself cannot bring the multiplier above {cap.ceiling():.1f}.")
     return "\n\n".join(lines)
 
 
