@@ -38,7 +38,7 @@ def files(manifest: dict | None = None, skill: dict | None = None) -> dict[str, 
     return {
         "manifest.yaml": yaml.safe_dump(manifest or MANIFEST, sort_keys=False).encode(),
         "README.md": b"# Tiny sums\n",
-        "skills/tiny-sums.yaml": yaml.safe_dump(skill or SKILL, sort_keys=False).encode(),
+        "skills/tiny-sums.yaml": yaml.safe_dump(json.loads(json.dumps(skill or SKILL)), sort_keys=False).encode(),
         "data/level1.jsonl": jsonl(rows(0, 30)),
         "eval/test.jsonl": jsonl(rows(1000, 90, level=1)),
     }

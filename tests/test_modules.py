@@ -149,6 +149,11 @@ BROKEN = {
     "cheat": (kit.files(skill={**kit.SKILL, "grader": {"type": "regex", "pattern": "(.|\\n)*"}}), "passes"),
     "runaway pattern": (kit.files(skill={**kit.SKILL, "grader": {"type": "regex", "pattern": "(a{200}){200}"}}),
                         "states"),
+    "too many generators": (kit.files(skill={**kit.SKILL, "levels": [{"level": 2, "generators": [
+        {**kit.SKILL["levels"][0]["generators"][0], "prompts": [f"{{a}} {{b}} {i} {j}" for j in range(11)]}
+        for i in range(50)]}, {"level": 1, "generators": [
+            {**kit.SKILL["levels"][0]["generators"][0], "prompts": [f"{{a}} {{b}} {i} {j}" for j in range(11)]}
+            for i in range(50)]}]}), "100 generators with 1100 prompts"),
     "threshold": (kit.files(changed(evaluation={"eval_set": "eval/test.jsonl", "threshold": 0.99})),
                   "no more than 0.98"),
     "prerequisite": (kit.files(changed(requirements={"prerequisites": [":3"]})), "is no skill or skill:level"),

@@ -21,7 +21,7 @@ from typing import Any
 TEXT_AT_MOST = 500  # characters of an expression
 NODES_AT_MOST = 200
 DEPTH_AT_MOST = 30
-STEPS_AT_MOST = 20_000  # evaluated nodes of one evaluation
+STEPS_AT_MOST = 2_000  # evaluated nodes of one evaluation
 EXPONENT_AT_MOST = 64
 BITS_AT_MOST = 512  # of a whole number
 STRING_AT_MOST = 2_000  # characters of a text

@@ -23,6 +23,8 @@ MANIFEST = "manifest.yaml"
 YAML_AT_MOST = 128 * 1024  # bytes of one YAML file of a module; the shipped ones have 2 KB
 DEPTH_AT_MOST = 20  # brackets in brackets
 LEVELS_AT_MOST = 100
+GENERATORS_AT_MOST = 200  # of a skill
+PROMPTS_AT_MOST = 1_000  # of all generators of a skill
 NAME = r"^[a-z][a-z0-9]*(?:-[a-z0-9]+)*$"  # of modules and of skills: also a folder name and part of a skill id
 VARIABLE = r"^[a-z][a-z0-9_]{0,23}$"
 
@@ -307,6 +309,12 @@ class SkillFile(_Model):
         numbers = [entry.level for entry in self.levels]
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"levels {numbers}: a level stands twice; join its entries")
+        generators = [generator for entry in self.levels for generator in entry.generators]
+        prompts = sum(len(generator.prompts) for generator in generators)
+        if len(generators) > GENERATORS_AT_MOST or prompts > PROMPTS_AT_MOST:
+            raise ValueError(f"{len(generators)} generators with {prompts} prompts: a skill has at most "
+                             f"{GENERATORS_AT_MOST} with {PROMPTS_AT_MOST}, for every one is tried on every text that "
+                             "the Cleric reads; join some or make a second skill")  # fmt: skip
         return self
 
     def level(self, number: int) -> LevelEntry | None:

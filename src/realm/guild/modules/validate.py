@@ -25,7 +25,7 @@ LEAST_TRIAL = 40  # problems of the level rule's first look: with fewer no trial
 FULL_TRIAL = 200  # problems of its last look
 FINDINGS_AT_MOST = 50  # of one kind; the rest is counted
 GRADED = 200  # rows of a level that are marked, with every cheat
-DRAWN = 200  # problems of a generator that are made and marked
+DRAWN = 200  # problems of a generator that are made and marked; fewer where there are very many generators
 WAITS = 100  # steps that the level rule makes a hero train after a failed trial, at least
 
 
@@ -236,7 +236,8 @@ def _generator(where: str, made: Made, content: Content, version: str) -> list[s
     at = f"{where}: operation {made.source.operation}"
     rng = keyed_rng("validate", content.skill_id, where, made.source.operation)
     drawn, unread, outcomes = [], 0, Counter()
-    for _ in range(DRAWN):
+    draws = max(40, min(DRAWN, 4_000 // len(content.generators)))
+    for _ in range(draws):
         try:
             problem = made.draw(rng)
         except (GeneratorError, ExpressionError) as error:
@@ -248,8 +249,8 @@ def _generator(where: str, made: Made, content: Content, version: str) -> list[s
         unread += again is None or again[2].canonical != problem.canonical
         outcomes[bucket(content.skill_id, version, problem.canonical)] += 1
         drawn.append(problem)
-    if len(drawn) < DRAWN // 20:
-        return [f"{at}: {outcomes['none']} of {DRAWN} draws gave no problem: `where` excludes nearly everything, or a "
+    if len(drawn) < draws // 20:
+        return [f"{at}: {outcomes['none']} of {draws} draws gave no problem: `where` excludes nearly everything, or a "
                 "wording can be read in two ways (put words between variables)"]  # fmt: skip
     found = []
     if unread > len(drawn) // 2:
