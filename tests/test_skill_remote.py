@@ -322,3 +322,29 @@ def test_a_server_that_was_never_there_leaves_the_loop_alive(home, monkeypatch):
             assert not any("stumbled" in str(alert) for alert in alerts(tables))
     finally:
         attach(None)
+
+
+@pytest.mark.slow
+def test_our_own_skill_server_is_a_server_like_any_other():
+    import uvicorn
+
+    from realm.guild.skills.server import create_app
+
+    server = uvicorn.Server(uvicorn.Config(create_app(get_skill("bin")), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.02)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        skill = RemoteSkill("bin", f"http://127.0.0.1:{port}", call_s=60)
+        assert len(skill.table(1)) == 193 == skill.levels()[0].distinct
+        trial = skill.generate(3, 40, 2, "trial")
+        assert len({p.canonical for p in trial}) == 40
+        assert all(get_skill("bin").split_of(p.prompt) == "public" for p in trial), "its own exams stay with it"
+        assert all(get_skill("bin").split_of(p.prompt) == "train" for p in skill.generate(3, 40, 2))
+        assert skill.grade(trial[0], trial[0].golden).correct
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
