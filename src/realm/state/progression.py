@@ -157,7 +157,7 @@ def progression(connection: sa.Connection, campaign_id: str | None) -> Progressi
 
 def _title(found: titles.Title) -> Title:
     return Title(shown=found.shown, rank=found.rank, total_level=found.total_level, next_rank=found.next_rank,
-                 next_at=found.next_at, skills=tuple(SkillTitle(**vars(s)) for s in found.skills))  # fmt: skip
+                 next_at=found.next_at, skills=tuple(SkillTitle(**s._asdict()) for s in found.skills))  # fmt: skip
 
 
 def schema_text() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -64,8 +63,7 @@ class Ruling(NamedTuple):
     of_skill: bool
 
 
-@dataclass(frozen=True)
-class Present:
+class Present(NamedTuple):
     """What is known about the present weights. Sequences are newest first."""
 
     fallen: tuple[Exam, ...] = ()  # newest check, young enough to count, of each mastered level that fell
@@ -86,8 +84,7 @@ class Affliction(NamedTuple):
     evidence: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Debuff:
+class Debuff(NamedTuple):
     """`ml`: what a paper would call it; `about`: the exact rule; `cure`: what ends it."""
 
     id: str

@@ -8,7 +8,7 @@ comparing step numbers alone is wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -19,8 +19,7 @@ from realm.guild.progress import contiguous, mastered_levels
 NO_END = 2**62  # last step of the run that goes on
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """{run id: last step of it that the weights descend from}. `unbroken`: one run, so nothing was ever given up."""
 
     last: Mapping[str, int]

@@ -7,7 +7,7 @@ level is what was once proved (a regression is shown beside it, as a debuff).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # (total mastered level from which on, rank)
 RANKS = ((0, "Untrained"), (1, "Novice"), (3, "Apprentice"), (10, "Journeyman"), (25, "Adept"), (50, "Expert"),
@@ -22,8 +22,7 @@ SKILL_TITLES: dict[str, tuple[tuple[int, str], ...]] = {
 OTHER_TITLES = ((1, "Initiate of {}"), (3, "Practitioner of {}"), (5, "Adept of {}"), (10, "Master of {}"))
 
 
-@dataclass(frozen=True)
-class SkillTitle:
+class SkillTitle(NamedTuple):
     """The title of one skill, with the mastered level that it was given for."""
 
     skill: str
@@ -32,8 +31,7 @@ class SkillTitle:
     mastered: int
 
 
-@dataclass(frozen=True)
-class Title:
+class Title(NamedTuple):
     """`shown` is what a card says: the rank and the title of the furthest skill. `next_at`: total level of the next
     rank, None at the last."""
 
