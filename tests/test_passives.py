@@ -163,6 +163,18 @@ def test_rule_of_when(engine, campaign):
     assert planned(False) == []
 
 
+def test_a_measurement_that_was_cut_off_is_made_again(engine, campaign):
+    hold(engine, campaign, "c1", levels=(1,))
+    assert ask(engine, passives.due, campaign) == "the first measurement of the campaign"
+    assert ask(engine, passives.drift, campaign) == []
+    hold(engine, campaign, "c2", right=0.9)
+    assert ask(engine, passives.due, campaign) is None
+    hold(engine, campaign, "c3", right=0.1)
+    whole = {m["part"]: m["correct"] for m in ask(engine, passives.history, campaign) if m["checkpoint_id"] == "c2"}
+    found = {c.part: c.before for c in ask(engine, passives.drift, campaign)}
+    assert found == whole and len(whole) == 2, "the first whole one is what drift is measured from"
+
+
 def test_plan_of_a_quest_ends_with_the_suite(engine, campaign):
     quest = {"id": "q", "skill": "bin", "mix": {"1": 1.0}, "origin": {}, "started_at": None}
     row = ask(engine, campaigns.get, campaign)

@@ -182,8 +182,9 @@ def due(connection: sa.Connection, campaign_id: str) -> str | None:
 
 
 def _measured(connection: sa.Connection, campaign_id: str, newest: bool) -> dict[str, Any] | None:
-    """The campaign's first or newest measurement of this suite: a row of its answers part."""
-    found = [row for row in _rows(connection, campaign_id) if row["level"] == 1]
+    """The campaign's first or newest whole measurement of this suite: a row of its last part. One that was cut off
+    between the parts (the battle was stopped, or died) is no measurement, and is made again."""
+    found = [row for row in _rows(connection, campaign_id) if row["level"] == len(PARTS)]
     return (found[-1] if newest else found[0]) if found else None
 
 
