@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from realm import db
 from realm.guild.levels import CLOSED_THRESHOLD, wilson
+from realm.guild.primitives import profile
+from realm.guild.progress import TRIAL_KINDS
 from realm.guild.progression import combat
 from realm.heroes.profile import ProfileError, list_profiles
 from realm.state import progression, queries, reader, uploads
@@ -25,8 +27,7 @@ COLUMN_WORDS = {
 }  # fmt: skip
 SERIES_ROWS = 20
 FIGHTS = 12
-PRIMITIVE_TRIALS = 10
-WEAK_BELOW, WEAK_MIN_N = 0.7, 20
+DIFFICULTY_TRIALS = 10
 
 
 # --- guild --------------------------------------------------------------------------------------------------------
@@ -82,35 +83,28 @@ def _pip(level: int, skill: dict[str, Any], bad: set[int]) -> str:
 
 
 def primitives(connection: sa.Connection, campaign_id: str | None) -> list[dict[str, Any]]:
-    """Accuracy per primitive tag over the last trials, weakest first; weak by contracts B10."""
-    return _shares(connection, campaign_id, "by_primitive", key=lambda row: row["accuracy"])
+    """The Guild's profile of primitives, weakest first; tags finer than the 29 come after them."""
+    found = profile(connection, campaign_id or "")
+    return [tag.to_dict() for tags in (found.spokes, found.finer)
+            for tag in sorted((t for t in tags.values() if t.n), key=lambda t: (t.accuracy, t.name))]  # fmt: skip
 
 
 def difficulties(connection: sa.Connection, campaign_id: str | None) -> list[dict[str, Any]]:
-    """Accuracy per difficulty over the last trials, easiest first."""
-    order = ["easy", "medium", "hard", "expert"]
-    found = _shares(connection, campaign_id, "by_difficulty", key=lambda row: row["name"])
-    return sorted(found, key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
-
-
-def _shares(connection: sa.Connection, campaign_id: str | None, column: str, key) -> list[dict[str, Any]]:
-    table = db.trials
-    query = sa.select(table.c[column]).where(
-        table.c.campaign_id == campaign_id, table.c.skill.is_not(None), table.c.n > 0)  # fmt: skip
-    sums: dict[str, list[int]] = {}
-    rows = connection.execute(query.order_by(table.c.started_at.desc()).limit(PRIMITIVE_TRIALS)).scalars()
-    for counts in rows:
+    """Accuracy per difficulty over the last trials of skills that are practised, easiest first."""
+    table, order, sums = db.trials, ["easy", "medium", "hard", "expert"], {}
+    query = sa.select(table.c.by_difficulty).where(
+        table.c.campaign_id == campaign_id, table.c.kind.in_(TRIAL_KINDS), table.c.n > 0)  # fmt: skip
+    for counts in connection.execute(query.order_by(table.c.started_at.desc()).limit(DIFFICULTY_TRIALS)).scalars():
         for name, (correct, n) in (counts or {}).items():
             entry = sums.setdefault(name, [0, 0])
             entry[0] += correct
             entry[1] += n
     found = []
     for name, (correct, n) in sums.items():
-        if n:
-            low, high = wilson(correct, n)
-            found.append({"name": name, "correct": correct, "n": n, "accuracy": correct / n, "lower": low,
-                          "upper": high, "weak": high < WEAK_BELOW and n >= WEAK_MIN_N})  # fmt: skip
-    return sorted(found, key=key)
+        low, high = wilson(correct, n)
+        found.append({"name": name, "correct": correct, "n": n, "accuracy": correct / n, "lower": low, "upper": high})
+    rank = {name: place for place, name in enumerate(order)}
+    return sorted(found, key=lambda row: (rank.get(row["name"], len(order)), row["name"]))
 
 
 # --- quests -------------------------------------------------------------------------------------------------------
