@@ -71,7 +71,8 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
             "campaign activate pip-1", "campaign pause", "campaign archive", "campaign restore pip-1",
             "campaign budget pip-1 --tokens 5000"]  # fmt: skip
     plain = ["status --json", "quest list", "quest list --all --json", f"quest report {quest}", "skill list",
-             "skill list --all", "passives show", "skill levels bin", "skill generate bin --level 2 --count 3", "vault list", "vault verify", "hero list",
+             "skill list --all", "passives show", "skill levels bin",
+             "skill generate bin --level 2 --count 3", "vault list", "vault verify", "hero list",
              "hero show pip", "status", "ledger show", "ledger recompute --json", "campaign list",
              "campaign list --json", "campaign hall", "campaign report", "campaign report pip-1 --json",
              "campaign export-method pip-1", "module list", "module install carry-drill", "module info carry-drill",
