@@ -37,12 +37,12 @@ class World:
     def campaign(self):
         return self.ask(campaigns.get, self.id)
 
-    def trial(self, level, correct, n, kind="promotion", verdict="fail", step=1):
+    def trial(self, level, correct, n, kind="promotion", verdict="fail", step=1, checkpoint="c"):
         with db.write(self.engine) as connection:
             connection.execute(sa.insert(db.trials).values(
-                id=db.new_id(), campaign_id=self.id, checkpoint_id="c", step=step, kind=kind, skill="bin", level=level,
-                closed=BIN.closed(level), n=n, correct=correct, verdict=verdict, suspicious=False, tokens=0,
-                started_at=self.tick(), seconds=0.1))
+                id=db.new_id(), campaign_id=self.id, checkpoint_id=checkpoint, step=step, kind=kind, skill="bin",
+                level=level, closed=BIN.closed(level), n=n, correct=correct, verdict=verdict, suspicious=False,
+                tokens=0, started_at=self.tick(), seconds=0.1))
 
     def level(self, level, step=1):
         with db.write(self.engine) as connection:
@@ -362,3 +362,61 @@ def test_a_goal_ends_a_skills_climb(world):
     assert states["bin"].complete and states["bin"].last == 2
     spec, _ = world.ask(plan.idle_spec, world.id, profile)
     assert spec.kind == "rehearsal" and set(spec.mix) == {1, 2}
+
+
+# --- weights that were given up -----------------------------------------------------------------------------------
+
+
+def trained(world, run, step, **more):
+    """A finished quest whose last battle ended at this step of a run."""
+    quest = world.quest(**more)
+    with db.write(world.engine) as connection:
+        connection.execute(sa.insert(db.battles).values(
+            id=db.new_id(), campaign_id=world.id, run_id=run, quest_id=quest, hero_id="pip", school="scribe",
+            worker="w", state="done", desired="run", save_requests=0, config={}, outcome="trained", step=step,
+            started_at=world.tick()))
+    return quest
+
+
+def give_up(world, checkpoint):
+    with db.write(world.engine) as connection:
+        return campaigns.new_run(connection, world.id, checkpoint, "rollback")
+
+
+def test_a_regression_of_weights_given_up_holds_no_promotion(world):
+    world.level(1)
+    kept, lost = world.checkpoint(100), world.checkpoint(200)
+    world.trial(1, 79, 80, "retention", "held", checkpoint=kept)
+    trained(world, campaigns_run(world, kept), 200)
+    world.trial(1, 30, 80, "retention", "lost", checkpoint=lost)
+    assert world.ask(progress.retention_checks, world.id) == [progress.Check("bin", 1, "lost", 0)]
+    give_up(world, kept)
+    assert world.ask(progress.retention_checks, world.id) == [progress.Check("bin", 1, "held", 0)]
+    state = world.ask(plan.skill_state, world.id, BIN)
+    assert state.regressed == [] and state.holds == {1: 1} and state.seen[1].accuracy == 79 / 80
+    assert world.ask(progress.newest_trial, world.id, "bin", 1)["correct"] == 79
+
+
+def test_a_level_held_on_weights_given_up_may_be_forgotten_on_these(world):
+    world.level(1)
+    kept, lost = world.checkpoint(100), world.checkpoint(200)
+    world.trial(1, 30, 80, "retention", "lost", checkpoint=kept)
+    trained(world, campaigns_run(world, kept), 200)
+    world.trial(1, 79, 80, "retention", "held", checkpoint=lost)
+    give_up(world, kept)
+    assert world.ask(progress.retention_checks, world.id) == [progress.Check("bin", 1, "lost", 0)]
+    state = world.ask(plan.skill_state, world.id, BIN)
+    assert state.regressed == [1] and state.holds == {1: 0} and state.seen[1].accuracy == 30 / 80
+
+
+def test_the_wait_after_a_failed_trial_is_of_the_weights_that_go_on(world):
+    kept, lost = world.checkpoint(100), world.checkpoint(200)
+    world.trial(1, 30, 80, "promotion", "fail", checkpoint=kept)
+    trained(world, campaigns_run(world, kept), 200)
+    assert world.ask(progress.quests_since_fail, world.id, "bin", 1) == 1
+    run = give_up(world, kept)
+    assert world.ask(progress.quests_since_fail, world.id, "bin", 1) == 0, "the quest since then was given up"
+    trained(world, run, 150)
+    assert world.ask(progress.quests_since_fail, world.id, "bin", 1) == 1
+    world.trial(2, 30, 80, "promotion", "fail", checkpoint=lost)
+    assert world.ask(progress.quests_since_fail, world.id, "bin", 2) is None, "failed by weights that are gone"

@@ -48,22 +48,28 @@ MAX_IDLE_STEPS = 200  # contracts A9: an idle quest is 100-200 optimizer steps
 OPEN_STATES = ("arming", "training", "pausing", "paused", "stopping", "trial")
 
 
-def skill_state(connection: sa.Connection, campaign_id: str, skill: Skill, goal: int | None = None) -> SkillState:
-    """What the tables know about one skill of one campaign."""
-    mastered = progress.mastered_levels(connection, campaign_id).get(skill.id, 0)
+def skill_state(
+    connection: sa.Connection, campaign_id: str, skill: Skill, goal: int | None = None,
+    book: progress.Book | None = None,
+) -> SkillState:  # fmt: skip
+    """What the tables know about one skill of one campaign.
+
+    Args:
+        book: what its trials say, where the caller asks for many skills.
+    """
+    book = progress.read_book(connection, campaign_id) if book is None else book
+    mastered = book.mastered.get(skill.id, 0)
     training = min(mastered + 1, skill.max_level)
     shown = range(1, min(training + 3, skill.max_level) + 1)
     seen = {}
     for level in shown:
-        trial = progress.newest_trial(connection, campaign_id, skill.id, level)
+        trial = book.newest(skill.id, level)
         if trial:
             seen[level] = Seen(trial["correct"] / trial["n"], trial["n"], trial["kind"])
     return SkillState(
         skill=skill.id, max_level=skill.max_level, mastered=mastered, threshold=skill.threshold, seen=seen,
-        closed=frozenset(n for n in shown if skill.closed(n)), goal=goal,
-        checks=tuple(progress.retention_checks(connection, campaign_id)),
-        holds=progress.holds(connection, campaign_id, skill.id, mastered),
-        quests_since_fail=progress.quests_since_fail(connection, campaign_id, skill.id, training))  # fmt: skip
+        closed=frozenset(n for n in shown if skill.closed(n)), goal=goal, checks=tuple(book.checks()),
+        holds=book.holds(skill.id), quests_since_fail=book.since_fail(skill.id, training))  # fmt: skip
 
 
 def check_requirements(skill: Skill, mastered: Mapping[str, int]) -> None:
@@ -87,14 +93,15 @@ def skill_states(
     not forgotten, but it cannot be examined any more.
     """
     wanted = [skill for skill, weight in priorities.items() if weight > 0]
-    mastered = progress.mastered_levels(connection, campaign_id)
+    book = progress.read_book(connection, campaign_id)
+    mastered = book.mastered
     goals = method.targets(campaigns.get(connection, campaign_id))
     found = {}
     for skill_id in dict.fromkeys([*wanted, *mastered]):
         try:
             if skill_id not in mastered:
                 check_requirements(get_skill(skill_id), mastered)
-            found[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id), goals.get(skill_id))
+            found[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id), goals.get(skill_id), book)
         except SkillError as error:
             log.warning("skill %s is passed over: %s", skill_id, error)
     return found

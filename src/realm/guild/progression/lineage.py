@@ -1,45 +1,14 @@
-"""Which weights the hero descends from: after a rollback, what was measured on weights given up says nothing about it.
-
-A run is an unbroken line of optimizer steps; a rollback begins a new run at an earlier checkpoint (contracts A8).
-Steps of the old run beyond that checkpoint have the same numbers as steps of the new one, but are other weights, so
-comparing step numbers alone is wrong.
-"""
+"""What a hero has mastered by the weights that it descends from (the line itself: `guild/campaigns/line.py`)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from realm import db
-from realm.guild import campaigns
+from realm.guild.campaigns.line import NO_END, Line, line_of
 from realm.guild.progress import contiguous, mastered_levels
 
-NO_END = 2**62  # last step of the run that goes on
-
-
-class Line(NamedTuple):
-    """{run id: last step of it that the weights descend from}. `unbroken`: one run, so nothing was ever given up."""
-
-    last: Mapping[str, int]
-    unbroken: bool = True
-
-    def has(self, run_id: str, step: int) -> bool:
-        """Whether a checkpoint of this run and step is among the ancestors (or is it itself)."""
-        return step <= self.last.get(run_id, -1)
-
-
-def line_of(connection: sa.Connection, campaign_id: str, run_id: str | None = None, step: int = NO_END) -> Line:
-    """The line that ends at `step` of a run; default: the campaign's newest run as far as it goes."""
-    runs = db.runs.c
-    ids = list(connection.execute(sa.select(runs.id).where(runs.campaign_id == campaign_id)
-                                  .order_by(runs.created_at.desc(), runs.id.desc())).scalars())  # fmt: skip
-    if run_id is None:
-        if not ids:
-            return Line({})
-        run_id = ids[0]
-    return Line(dict(campaigns.lineage(connection, run_id, step)), len(ids) < 2)
+__all__ = ["NO_END", "Line", "held_on", "line_of", "mastered_by"]
 
 
 def mastered_by(connection: sa.Connection, campaign_id: str, run_id: str, step: int) -> dict[str, int]:
