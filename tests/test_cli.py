@@ -6,6 +6,7 @@ import json
 import sys
 import time
 
+import forge_kit
 import pytest
 import sqlalchemy as sa
 import typer
@@ -66,30 +67,41 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
     file.write_text(ROW * 3)
     quest = play.add_quest("left", state="failed")
     problem = get_skill("bin").generate(3, 1, 0)[0]
+    play.arm(steps=10)
+    play.begin()
+    checkpoint = play.checkpoint()
+    play.finish()
+    sums = forge_kit.write(tmp_path / "sums.jsonl", forge_kit.additions())
     held = ["battle pause", "battle resume", "battle stop", "battle skip", "trial run --skill bin --level 2",
             f"quest retry {quest}", "hero use pip", "campaign new --hero pip --goal bin=2@5 --budget-steps 900 --json",
             "campaign activate pip-1", "campaign pause", "campaign archive", "campaign restore pip-1",
-            "campaign budget pip-1 --tokens 5000"]  # fmt: skip
+            "campaign budget pip-1 --tokens 5000", f"vault rollback {checkpoint}"]  # fmt: skip
     plain = ["status --json", "quest list", "quest list --all --json", f"quest report {quest}", "skill list",
              "skill list --all", "passives show", "skill levels bin",
-             "skill generate bin --level 2 --count 3", "vault list", "vault verify", "hero list",
+             "skill generate bin --level 2 --count 3", "vault list", "hero list",
              "hero show pip", "status", "ledger show", "ledger recompute --json", "campaign list",
              "campaign list --json", "campaign hall", "campaign report", "campaign report pip-1 --json",
              "campaign export-method pip-1", "module list", "module install carry-drill", "module info carry-drill",
              "module validate carry-drill", "module compose carry-drill --rows 8",
-             f"module export carry-drill -o {tmp_path}/drill.zip", "module remove carry-drill"]  # fmt: skip
+             f"module export carry-drill -o {tmp_path}/drill.zip", "module remove carry-drill",
+             "primitive list", "primitive profile", "primitive weak --json", "vault guard", "vault guard --json",
+             f"forge skill --from {sums} --id sums --no-hero --out {tmp_path}/forged --replace",
+             f"forge report {tmp_path}/forged"]  # fmt: skip
     return [*((0, line.split()) for line in [*held, *plain]), (0, ["quest", "add", str(file), "--lane", "low"]),
+            (1, ["vault", "verify"]),  # the checkpoint of these tables has no files
             (0, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", problem.golden]),
             (2, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", "nonsense"])]  # fmt: skip
 
 
 def test_every_command_runs(home, play, run, tmp_path):
-    called = {tuple(words[:2]) if len(words) > 1 else tuple(words) for _, words in smoke(play, tmp_path)}
+    lines = smoke(play, tmp_path)
+    called = {tuple(words[:2]) if len(words) > 1 else tuple(words) for _, words in lines}
     called = {words if words in every_command() else words[:1] for words in called}
     started = {("doctor",), ("start-all",), ("stop-all",), ("serve",)}  # below, as processes
-    elsewhere = {("passives", "compare")}  # needs two measured checkpoints: tests/test_passives.py
+    # They need two measured checkpoints (tests/test_passives.py) and a trained copy of a hero (test_forge_accept.py).
+    elsewhere = {("passives", "compare"), ("forge", "accept")}
     assert called | started | elsewhere == every_command()
-    for code, words in smoke(play, tmp_path):
+    for code, words in lines:
         got, out, err = run(*words)
         assert (got, err) == (code, ""), (words, out, err)
         assert out.strip(), words
