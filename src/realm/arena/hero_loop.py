@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from realm import db, events, services
 from realm.arena import child as children
-from realm.arena import commands, fallback, plan, rollback, turn
+from realm.arena import commands, fallback, plan, practice, rollback, turn
 from realm.arena.recover import recover
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
@@ -52,6 +52,7 @@ MAX_FAULTS = 5  # errors of the loop itself in a row
 FAULT_WAIT_S = 5.0
 DRAFT_AFTER = 0.6  # of a battle's steps; later, the hint that decides the next mix is nearer to the final one
 MAX_FAILURES = 5  # battles lost in a row, then mode rest and an alert
+FAINT_S = 60.0  # a skill that could make no rows (a server that is down) is left out of practice so long
 BACKOFF_S = (0.0, 1.0, 5.0, 20.0, 60.0)
 
 
@@ -88,6 +89,7 @@ class HeroLoop:
         self._told: set[str] = set()
         self._draft: plan.Draft | None = None
         self._drafted = ""  # id of the battle during which the last draft was made
+        self._faint: dict[str, float] = {}  # {skill that could make no rows: until when the hero does without it}
         self._dirty, self._look_again = True, 0.0
         self._turn: turn.Turn | None = None
 
@@ -102,6 +104,9 @@ class HeroLoop:
                             detail=f"pid {os.getpid()}")  # fmt: skip
             self._hero()
             recover(self.home, self.engine)
+            if self.campaign is not None:
+                # A kill may have come between a quest's end and what is drawn from it.
+                self._start_job("guard", self._catch_up, self.campaign["id"])
             inbox.start()
             faults = 0
             while not self.stop.wait(TICK_S):
@@ -145,7 +150,7 @@ class HeroLoop:
             battle = plan.open_battle(connection)
             unsettled = self._unsettled(connection)
         if unsettled:
-            self._start_job("settle", settle, self.home, self.engine, unsettled, context=unsettled)
+            self._start_job("settle", self._settle, unsettled)
         elif battle is not None:
             self._supervise(battle)
             self._draft_ahead(battle)
@@ -251,7 +256,7 @@ class HeroLoop:
         with db.write(self.engine) as connection:
             self.campaign, self.profile = turn.take(connection, now, profile)
             self._turn = turn.look(connection, self.home)
-        self._follow = None
+        self._follow = self._draft = None
         return True
 
     # --- a running battle ---------------------------------------------------------------------------------------
@@ -291,8 +296,20 @@ class HeroLoop:
         with db.write(self.engine) as connection:
             close_lost(connection, battle["id"], reason)
 
-    def _after_settle(self, future: Future, battle_id: str) -> None:
-        done: Settled = future.result()
+    def _settle(self, battle_id: str) -> tuple[Settled, str, tuple[str, int] | None]:
+        """In the workshop: (what became of a battle, its campaign, the level to examine at once)."""
+        done = settle(self.home, self.engine, battle_id)
+        with db.read(self.engine) as connection:
+            table = db.battles
+            query = sa.select(table.c.campaign_id).where(table.c.id == battle_id)
+            campaign = campaigns.get(connection, connection.execute(query).scalar_one())
+            follow = None if done.failed else self._follow_of(connection, campaign, done)
+        if not done.failed:
+            self._judge_cap(campaign["id"])
+        return done, campaign["id"], follow
+
+    def _after_settle(self, future: Future, _context: Any) -> None:
+        done, campaign_id, follow = future.result()
         if done.failed:
             self.failures += 1
             self._not_before = time.monotonic() + BACKOFF_S[min(self.failures, len(BACKOFF_S)) - 1]
@@ -300,24 +317,40 @@ class HeroLoop:
                 self._give_up(done.failed)
             return
         self.failures = 0
-        if self.campaign is None:
-            return
+        if self.campaign is not None and self.campaign["id"] == campaign_id and done.promoted:
+            self._follow = follow
         with db.read(self.engine) as connection:
-            campaign = campaigns.get(connection, self.campaign["id"])
+            champion = campaigns.value(connection, f"champion:{campaign_id}")
+        checkpoints.prune_resume(self.home, self.engine, campaign_id, [champion] if champion else [])
+        if done.quest_state == "done":
+            self._start_job("guard", self._look_back, campaign_id)
+
+    def _follow_of(
+        self, connection: sa.Connection, campaign: dict[str, Any], done: Settled
+    ) -> tuple[str, int] | None:  # fmt: skip
+        """The next level of what was just promoted, when the last quest has trained it as well."""
+        for skill_id, _ in done.promoted[-1:]:
+            mix = self._last_mix(connection, campaign["id"], skill_id) or done.trained
+            goal = method.targets(campaign).get(skill_id)
+            try:
+                level = follow_up(plan.skill_state(connection, campaign["id"], get_skill(skill_id), goal), mix)
+            except SkillError:
+                return None  # it went since: nothing is examined at once
+            return (skill_id, level) if level else None
+        return None
+
+    def _judge_cap(self, campaign_id: str) -> None:
+        """Keep the cap verdict; drawing it up takes 0.9 s after 2,000 quests, so it is done outside the write lock."""
+        with db.read(self.engine) as connection:
+            campaign = campaigns.get(connection, campaign_id)
             verdict = lifecycle.verdict(connection, campaign)
         if verdict["state"] == "capped" or campaign["verdict"] is not None:
             with db.write(self.engine) as connection:
-                lifecycle.keep_verdict(connection, campaign["id"], verdict)
-        with db.read(self.engine) as connection:
-            for skill_id, _ in done.promoted[-1:]:
-                mix = self._last_mix(connection, skill_id) or done.trained
-                state = plan.skill_state(connection, self.campaign["id"], get_skill(skill_id))
-                level = follow_up(state, mix)
-                self._follow = (skill_id, level) if level else None
-            champion = campaigns.value(connection, f"champion:{self.campaign['id']}")
-        checkpoints.prune_resume(self.home, self.engine, self.campaign["id"], [champion] if champion else [])
-        if done.quest_state == "done":
-            self._start_job("guard", self._look_back, self.campaign["id"])
+                lifecycle.keep_verdict(connection, campaign_id, verdict)
+
+    def _catch_up(self, campaign_id: str) -> rollback.Guarded:
+        self._judge_cap(campaign_id)
+        return self._look_back(campaign_id)
 
     def _look_back(self, campaign_id: str) -> rollback.Guarded:
         """After a quest: keep rows of finished files for rehearsal, then judge what idle practice does to the hero."""
@@ -330,11 +363,11 @@ class HeroLoop:
         if future.result().act != "none":
             self._draft = self._follow = None  # both were meant for the hero that is left behind
 
-    def _last_mix(self, connection: sa.Connection, skill: str) -> tuple[int, ...]:
+    def _last_mix(self, connection: sa.Connection, campaign_id: str, skill: str) -> tuple[int, ...]:
         """Levels that the last finished quest of a skill trained; a trial-only battle has none of its own."""
         table = db.quests
         query = sa.select(table.c.mix).where(
-            table.c.campaign_id == self.campaign["id"], table.c.state == "done", table.c.skill == skill)  # fmt: skip
+            table.c.campaign_id == campaign_id, table.c.state == "done", table.c.skill == skill)  # fmt: skip
         mix = connection.execute(query.order_by(table.c.finished_at.desc()).limit(1)).scalar()
         return tuple(int(level) for level in mix or ())
 
@@ -385,8 +418,13 @@ class HeroLoop:
         elif self._follow is not None:
             skill, level = self._follow
             self._follow = None
-            with db.read(self.engine) as connection:
-                plans = [plan.single_trial(connection, self.campaign, skill, level, "promotion")]
+            try:
+                with db.read(self.engine) as connection:
+                    plans = [plan.single_trial(connection, self.campaign, skill, level, "promotion")]
+            except SkillError as error:
+                log.warning("%s L%d is not examined at once: %s", skill, level, error)
+                self._dirty = True
+                return
             self._battle(None, plans)
         elif quest is not None:
             self._take(quest)
@@ -424,24 +462,26 @@ class HeroLoop:
             self.child = None
 
     def _make_idle(self, command: dict[str, Any] | None) -> None:
-        wish = command["result"] if command else {}
-        profile, campaign = self.profile, self.campaign
-        with db.read(self.engine) as connection:
-            found = plan.idle_spec(connection, campaign["id"], profile, wish.get("skill"),
-                                   memory.facts(connection, self.home, campaign["id"]))  # fmt: skip
-        if found is None:
-            self._alert("no_skill", "choosing a skill to practise",
-                        f"hero {profile.id} has no skill_priorities for a shipped skill",
-                        f"Add `skill_priorities: {{bin: 1.0}}` to {self.home.heroes / (profile.id + '.yaml')}, or drop "
-                        "a file into the inbox.")  # fmt: skip
-            self._not_before = time.monotonic() + 1.0
-            return
-        spec, serial = found
-        if wish.get("level"):
-            spec = plan.one_level(spec, wish["level"])
         draft, self._draft = self._draft, None
-        self._start_job("idle", plan.make_idle, self.home, self.engine, campaign, profile, spec, serial, draft,
-                        context=command)  # fmt: skip
+        wish = command["result"] if command else None
+        self._start_job("idle", practice.practise, self.home, self.engine, self.campaign, self.profile, wish, draft,
+                        self._missing(), context=command)  # fmt: skip
+
+    def _missing(self) -> frozenset[str]:
+        """Skills that lately could make no rows; each is tried again after a while."""
+        now = time.monotonic()
+        self._faint = {skill: until for skill, until in self._faint.items() if until > now}
+        return frozenset(self._faint)
+
+    def _no_skill(self) -> None:
+        self._not_before = time.monotonic() + 1.0
+        if self._missing():
+            return  # the alert of each has told; it is tried again
+        profile = self.profile
+        self._alert("no_skill", "choosing a skill to practise",
+                    f"hero {profile.id} has no skill_priorities for a shipped skill",
+                    f"Add `skill_priorities: {{bin: 1.0}}` to {self.home.heroes / (profile.id + '.yaml')}, or drop "
+                    "a file into the inbox.")  # fmt: skip
 
     def _draft_ahead(self, battle: dict[str, Any]) -> None:
         """Late in a battle with an empty board: write the rows of the quest that will most likely follow.
@@ -454,14 +494,10 @@ class HeroLoop:
             return
         self._drafted = battle["id"]
         with db.read(self.engine) as connection:
-            campaign_id = self.campaign["id"]
-            if board.head(connection, campaign_id=campaign_id) or commands.mode(connection) == "rest":
+            if board.head(connection, campaign_id=self.campaign["id"]) or commands.mode(connection) == "rest":
                 return
-            found = plan.idle_spec(connection, campaign_id, self.profile,
-                                   memory=memory.facts(connection, self.home, campaign_id))  # fmt: skip
-        if found is not None:
-            order, _ = plan.idle_order(self.campaign, self.profile, *found)
-            self._start_job("draft", plan.write_draft, self.home, order, campaign_id, self.engine)
+        self._start_job("draft", practice.draft_next, self.home, self.engine, self.campaign, self.profile,
+                        self._missing())  # fmt: skip
 
     def _after_draft(self, future: Future, _context: Any) -> None:
         # A draft that failed is told when the quest itself is made; the battle goes on meanwhile.
@@ -469,12 +505,19 @@ class HeroLoop:
 
     def _after_idle(self, future: Future, command: dict[str, Any] | None) -> None:
         error = future.exception()
-        if error is not None:
+        if error is not None and command is None:
             self._alert("idle_generation", "making an idle quest", str(error) or repr(error),
                         "Mend the skill that is named, or switch idle generation off in settings.yaml.")  # fmt: skip
-            self._not_before = time.monotonic() + 30.0
+            culprits = error.skills if isinstance(error, practice.PracticeError) else ()
+            self._faint |= dict.fromkeys(culprits, time.monotonic() + FAINT_S)
+            # Another skill is practised meanwhile; without a culprit the same would only fail again.
+            self._not_before = time.monotonic() + (0.0 if culprits else 30.0)
+        elif command is None and future.result() is None:
+            self._no_skill()
         if command is not None:
-            state, result = ("failed", {"reason": str(error)}) if error else ("done", {"quest_id": future.result()})
+            made = None if error else future.result()
+            state, result = ("done", {"quest_id": made}) if made else (
+                "failed", {"reason": str(error or "the hero has no skill to practise")})  # fmt: skip
             with db.write(self.engine) as connection:
                 commands.finish(connection, command, state, result)
 

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,8 +122,11 @@ def practice(connection: sa.Connection, campaign_id: str, skills: Iterable[str])
         table.c.campaign_id == campaign_id, table.c.kind.in_(("idle", "rehearsal")))  # fmt: skip
     for skill, kind in connection.execute(query.order_by(table.c.created_at, table.c.id)):
         done = found.get(skill, Practice())
-        found = {name: replace(other, since=other.since + 1) for name, other in found.items()}
-        found[skill] = Practice(done.quests + 1, 0, done.rehearsals_in_a_row + 1 if kind == "rehearsal" else 0)
+        again = kind == "rehearsal"
+        found = {name: replace(other, since=other.since + 1, lately=other.lately if again else 0)
+                 for name, other in found.items()}  # fmt: skip
+        found[skill] = Practice(done.quests + 1, 0, done.rehearsals_in_a_row + 1 if again else 0,
+                                done.lately + 1 if again else 0)  # fmt: skip
     return found
 
 
@@ -159,11 +162,16 @@ def weak_skills(connection: sa.Connection, campaign_id: str, states: Mapping[str
 
 def idle_spec(
     connection: sa.Connection, campaign_id: str, profile: HeroProfile, skill_id: str | None = None,
-    memory: Memory = Memory(),
+    memory: Memory = Memory(), without: Collection[str] = (),
 ) -> tuple[QuestSpec, int] | None:  # fmt: skip
-    """(what to practise next, idle quests of that skill so far), or None when the hero has no skill to practise."""
+    """(what to practise next, idle quests of that skill so far), or None when the hero has no skill to practise.
+
+    Args:
+        without: skills that cannot make rows now; neither practised nor rehearsed, unless asked for by `skill_id`.
+    """
     priorities = dict(profile.skill_priorities)
-    states = skill_states(connection, campaign_id, priorities)
+    states = {name: state for name, state in skill_states(connection, campaign_id, priorities).items()
+              if name not in without}  # fmt: skip
     if skill_id is not None and skill_id not in states:
         states[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id))  # raises with the nearest id
     done = practice(connection, campaign_id, states)
@@ -172,8 +180,8 @@ def idle_spec(
         return None
     others = [state for name, state in states.items() if name != chosen]
     spec = next_quest(states[chosen], last_knobs(connection, campaign_id, chosen),
-                      last_hint(connection, campaign_id, chosen), done[chosen].rehearsals_in_a_row, others,
-                      memory)  # fmt: skip
+                      last_hint(connection, campaign_id, chosen), done[chosen].streak(states[chosen].complete),
+                      others, memory)  # fmt: skip
     return spec, done[chosen].quests
 
 
@@ -191,6 +199,7 @@ class Draft:
     facts: Mapping[str, Any]
     report: Mapping[str, Any]
     made: idle.IdleOrder  # the order, with rows of its skill where the rehearsal buffer had too few
+    campaign_id: str | None = None  # whose last questions it avoids, and whose old files it rehearses
 
 
 def idle_order(
@@ -236,7 +245,7 @@ def write_draft(
     facts = idle.write(filled, path, past=past, remembered=rows)
     told = {key: value for key, value in facts["diversity"].items() if key != "replaced"}
     report = {**cleric.check_idle(path, get_skill(order.skill)), "origins": facts["origins"], "diversity": told}
-    return Draft(order, path, facts, report, filled)
+    return Draft(order, path, facts, report, filled, campaign_id)
 
 
 def _holds_no_exam(skills: Iterable[Skill], row: Mapping[str, Any]) -> bool:
@@ -263,7 +272,9 @@ def make_idle(
         idle.IdleError, cleric.GateError: rows that must not be trained on.
     """
     order, steps = idle_order(campaign, profile, spec, serial)
-    if draft is None or draft.order != order or not draft.path.exists():
+    # Two campaigns may have one seed and thus equal orders (a replayed method), but not one past and one buffer.
+    same = draft is not None and (draft.order, draft.campaign_id) == (order, campaign["id"])
+    if not same or not draft.path.exists():
         draft = write_draft(home, order, campaign["id"], made)
     quest_id = db.new_id()
     name = f"{order.skill}-L{spec.level}-{serial + 1}"
@@ -390,7 +401,10 @@ def floor_of(quest: Mapping[str, Any]) -> float | None:
     if rehearsed.pop("buffer", 0):
         return None
     for skill, mix in ((quest["skill"], quest["mix"]), *rehearsed.items()):
-        levels = get_skill(skill).levels()
+        try:
+            levels = get_skill(skill).levels()
+        except SkillError:
+            return None  # a rehearsed skill went since its rows were made; they are still worth training on
         if any(levels[int(level) - 1].entropy_floor for level in mix):
             return None
     return 0.0

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from realm import db, events
 from realm.arena import commands, fallback
 from realm.guild import campaigns, collapse
+from realm.guild.campaigns.line import line_of
 from realm.quests import board
 from realm.settings import RealmHome
 from realm.vault import champion as champions
@@ -58,13 +59,19 @@ def guard(home: RealmHome, made: sa.Engine, campaign_id: str) -> Guarded:
 
 
 def _champion(home: RealmHome, made: sa.Engine, campaign_id: str) -> dict[str, Any] | None:
-    """The best checkpoint whose hashes verify now; worse finds on the way are taken out of use."""
+    """The best checkpoint that the hero descends from and whose hashes verify now; bad finds are taken out of use.
+
+    One of weights that a person (or an earlier alarm) gave up is not gone back to.
+    """
     bad: list[tuple[dict[str, Any], list[str]]] = []
     rows: dict[str, dict[str, Any]] = {}
     with db.read(made) as connection:
+        line = line_of(connection, campaign_id)
 
         def verifies(checkpoint_id: str) -> bool:
             rows[checkpoint_id] = row = _checkpoint(connection, checkpoint_id)
+            if not line.has(row["run_id"], row["step"]) and row["campaign_id"] == campaign_id:
+                return False
             faults = checkpoints.verify(home.root / row["path"], row["manifest_sha256"])
             if faults:
                 bad.append((row, faults))

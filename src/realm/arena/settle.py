@@ -8,6 +8,7 @@ transaction, marked by `battles.settled_at`; a crash before it leaves the battle
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ import sqlalchemy as sa
 from afs.jsonl import file_sha256
 from realm import db, events
 from realm.guild import campaigns, passives, progress
-from realm.guild.levels import may_promote
+from realm.guild.campaigns.line import trials_of
+from realm.guild.levels import THRESHOLD, may_promote
 from realm.guild.progression.verdicts import judge_trial
-from realm.guild.skills import get_skill
+from realm.guild.skills import SkillError, get_skill
 from realm.quests import board
 from realm.settings import RealmHome
 from realm.temple.blessing import Blessing, CeremonyCheck, LevelEvidence, ProbeEvidence, bless
@@ -73,6 +75,7 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
         told = checkpoints.condemn(made, checkpoint, faults)
         fault = fault or told
     checks = _ceremony(home, battle, quest, checkpoint, faults) if quest and outcome == "trained" else []
+    _ask_early(made, battle_id)
     with db.write(made) as connection:
         if _battle(connection, battle_id)["settled_at"] is not None:
             return Settled(battle_id, outcome, quest["state"] if quest else None, (), trained)
@@ -95,6 +98,16 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
     if quest is not None:
         tidy_file(home, made, quest["id"])
     return Settled(battle_id, outcome, state, tuple(promoted), trained, fault)
+
+
+def _ask_early(made: sa.Engine, battle_id: str) -> None:
+    """Have the skills of a battle's trials read their facts now: one on a server may take seconds, and the database
+    must not be locked meanwhile. What fails here fails at once there."""
+    with db.read(made) as connection:
+        skills = {trial["skill"] for trial in _own_trials(connection, battle_id) if trial["skill"]}
+    for skill_id in sorted(skills):
+        with suppress(SkillError):
+            get_skill(skill_id).levels()
 
 
 def _battle(connection: sa.Connection, battle_id: str) -> dict[str, Any]:
@@ -161,20 +174,26 @@ def _promote(
     """Levels that this battle's promotion trials earned, by the one level rule."""
     campaign_id, promoted = battle["campaign_id"], []
     for trial in trials:
-        if trial["kind"] != "promotion" or trial["suspicious"] or judge_trial(trial) != "pass":
+        if trial["kind"] != "promotion" or trial["suspicious"]:
             continue
         skill, level = trial["skill"], trial["level"]
+        try:
+            verdict, closed = judge_trial(trial), get_skill(skill).closed(level)
+        except SkillError as error:
+            # The skill went while it was examined (a module removed, a server down): the battle is settled all the
+            # same, and the level is examined again after the next quest of the skill.
+            _held(connection, skill, level, f"the skill cannot be asked for its rule: {error}")
+            continue
+        if verdict != "pass":
+            continue
         if level != progress.mastered_levels(connection, campaign_id).get(skill, 0) + 1:
             continue
         if _failed_before(connection, trial):
             continue  # the same weights on other problems: the wait after a fail is not over (contracts B2)
         decision = may_promote(progress.retention_checks(connection, campaign_id))
         if not decision.allowed:
-            text = f"{skill} L{level} passed its trial but is not promoted: {decision.reason}"
-            events.emit(connection, "curriculum", text, "trouble", action="promotion_held", reason=decision.reason,
-                        skill=skill, level=level)  # fmt: skip
+            _held(connection, skill, level, decision.reason)
             continue
-        closed = get_skill(skill).closed(level)
         connection.execute(sa.insert(db.levels).values(
             campaign_id=campaign_id, skill=skill, level=level, closed=closed, mastered_at=db.now(),
             step=trial["step"], trial_id=trial["id"]))  # fmt: skip
@@ -183,6 +202,12 @@ def _promote(
                     **{"from": level - 1, "to": level}, skill=skill, closed=closed, trial_id=trial["id"])  # fmt: skip
         promoted.append((skill, level))
     return promoted
+
+
+def _held(connection: sa.Connection, skill: str, level: int, reason: str) -> None:
+    text = f"{skill} L{level} is not promoted by its trial: {reason}"
+    events.emit(connection, "curriculum", text, "trouble", action="promotion_held", reason=reason, skill=skill,
+                level=level)  # fmt: skip
 
 
 def _failed_before(connection: sa.Connection, trial: Mapping[str, Any]) -> bool:
@@ -255,9 +280,8 @@ def _bless(
             (trial["skill"], trial["level"]) in trained if trained else trial["skill"] == quest["skill"])  # fmt: skip
         if wanted:
             before = _accuracy_before(connection, battle["campaign_id"], trial, quest["started_at"])
-            threshold = get_skill(trial["skill"]).threshold
             evidence[trial["skill"], trial["level"]] = LevelEvidence(
-                trial["skill"], trial["level"], trial["correct"] / trial["n"], threshold, before)  # fmt: skip
+                trial["skill"], trial["level"], trial["correct"] / trial["n"], _threshold(trial), before)  # fmt: skip
     probe = None
     if not evidence and battle["loss_before"] is not None and battle["loss_after"] is not None:
         rows = int((battle["config"].get("probe") or {}).get("rows", 0))
@@ -268,6 +292,13 @@ def _bless(
     status = "ok" if told else "fail" if quest["skill"] else "skip"
     told_check = CeremonyCheck("trial", status, False, "a held-out trial was recorded" if told else "no trial recorded")
     return bless(_effort(connection, battles), [*checks, told_check], list(evidence.values()), probe, kept)
+
+
+def _threshold(trial: Mapping[str, Any]) -> float:
+    try:
+        return get_skill(trial["skill"]).threshold
+    except SkillError:
+        return THRESHOLD  # the skill is gone; what it asked for is not known any more
 
 
 def _first_loss(connection: sa.Connection, battles: list[str], battle: Mapping[str, Any]) -> float:
@@ -281,12 +312,12 @@ def _first_loss(connection: sa.Connection, battles: list[str], battle: Mapping[s
 def _accuracy_before(
     connection: sa.Connection, campaign_id: str, trial: Mapping[str, Any], started_at: float | None
 ) -> float | None:
+    """Accuracy before the quest of the weights that it began with; a rollback's abandoned ones say nothing."""
     table = db.trials
-    query = sa.select(table.c.correct, table.c.n).where(
-        table.c.campaign_id == campaign_id, table.c.skill == trial["skill"], table.c.level == trial["level"],
-        table.c.started_at < (started_at or trial["started_at"]), table.c.n > 0)  # fmt: skip
-    row = connection.execute(query.order_by(table.c.started_at.desc()).limit(1)).first()
-    return row.correct / row.n if row else None
+    row = next(trials_of(connection, campaign_id, ("correct", "n"), table.c.skill == trial["skill"],
+                         table.c.level == trial["level"], table.c.n > 0,
+                         table.c.started_at < (started_at or trial["started_at"])), None)  # fmt: skip
+    return row["correct"] / row["n"] if row else None
 
 
 def _ceremony(

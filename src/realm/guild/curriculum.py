@@ -287,11 +287,20 @@ def row_counts(mix: Mapping, rows: int) -> dict:
 
 @dataclass(frozen=True)
 class Practice:
-    """How often a skill was practised: its idle quests, those of other skills since, its last rehearsals in a row."""
+    """How often a skill was practised: its idle quests, those of other skills since, its last rehearsals in a row.
+
+    `lately`: its rehearsals since the last quest of any skill that learnt something new.
+    """
 
     quests: int = 0
     since: int = 0
     rehearsals_in_a_row: int = 0
+    lately: int = 0
+
+    def streak(self, complete: bool) -> int:
+        """Rehearsals in a row for the rule of two. Every quest of a finished skill is a rehearsal, so there the
+        ordinary quest that must be let through is one of another skill."""
+        return self.lately if complete else self.rehearsals_in_a_row
 
 
 def practice_deficit(state: SkillState, weak: bool = False) -> float:
@@ -325,7 +334,7 @@ def choose_skill(
 
     def order(skill: str) -> tuple[bool, float, float, int, str]:
         state, done = states[skill], practised.get(skill, Practice())
-        broken = bool(state.regressed) and done.rehearsals_in_a_row < REHEARSALS_IN_A_ROW
+        broken = bool(state.regressed) and done.streak(state.complete) < REHEARSALS_IN_A_ROW
         weight = known[skill] * practice_deficit(state, skill in weak)
         return not broken, -weight * (1 + done.since), -weight, done.quests, skill
 
