@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -41,6 +42,24 @@ def engine(home):
     made = db.connect(home)
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run("quest", "list")` → (exit code, standard output, standard error); a traceback fails the test."""
+    from realm import cli
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["training", *words])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 
 import forge_kit
@@ -26,23 +25,6 @@ def play(home):
     made = Play(home)
     yield made
     made.close()
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """`run("quest", "list")` → (exit code, standard output, standard error); a traceback fails the test."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["training", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def orders(home) -> list[tuple[str, dict]]:

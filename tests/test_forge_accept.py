@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-import sys
 
 import forge_kit as kit
 import pytest
 from hero_kit import micro_profile
 
-from realm import cli, db
+from realm import db
 from realm.arena import forging
 from realm.guild.forge import ForgeError, gain
 from realm.guild.forge.build import Request, build
@@ -19,23 +18,6 @@ from realm.guild.forge.rows import Item
 from realm.guild.modules.skill import ModuleSkill
 from realm.guild.skills import all_skills
 from realm.settings import RealmHome
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """`run("forge", "skill", …)` → (exit code, standard output, standard error)."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["training", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

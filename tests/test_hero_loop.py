@@ -711,7 +711,8 @@ def test_a_battle_stopped_in_its_trials_is_not_examined_twice_on_the_same_weight
     assert (first["outcome"], again["outcome"], again["total_steps"]) == ("stopped", "trained", 0)
     assert first["quest_id"] == again["quest_id"] and first["checkpoint_id"] == again["checkpoint_id"]
     assert [t["kind"] for t in first["config"]["trials"]] == ["promotion", "passive", "passive"]
-    assert [t["kind"] for t in again["config"]["trials"]] == ["scout", "passive", "passive"], "evidence for the Temple, but no second try"
+    second = [t["kind"] for t in again["config"]["trials"]]
+    assert second == ["scout", "passive", "passive"], "evidence for the Temple, but no second try"
     tries = promotion_steps(tables)
     assert len(tries) == len(set(tries))
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from loop_kit import Tables, running, tiny_home, wait_for
 
-from realm import cli, db
+from realm import db
 from realm.guild import campaigns
 from realm.settings import RealmHome
 from realm.temple.audit import SHOWN, audit
@@ -65,21 +64,6 @@ class Book:
     def level_trial(self, level: int) -> str:
         with db.read(self.engine) as connection:
             return connection.execute(sa.select(db.levels.c.trial_id).where(db.levels.c.level == level)).scalar_one()
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["training", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 # --- what agrees --------------------------------------------------------------------------------------------------
