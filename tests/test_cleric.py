@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import tracemalloc
 from collections import Counter
 
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realm.guild.skills import get_skill
+from realm.guild.skills import all_skills, get_skill
 from realm.heroes.profile import load_profile, parse_profile
 from realm.quests import idle
 from realm.temple import cleric
 from realm.temple.cleric import check_roles, choose_groups, examine
 from realm.temple.hashset import HashSet
+from realm.temple.heldout import held_out
 from realm.temple.tokens import LightTokenizer, TokenCounter, TokensMissing, token_counter
 
 BIN = get_skill("bin")
@@ -371,3 +373,57 @@ def test_memory_stays_flat(tmp_path):
     tracemalloc.stop()
     assert report["rows"]["in"] == 15_000 and report["rows"]["probe"] == 200
     assert peak < 15_000 * 250, f"{peak / 15_000:.0f} bytes per row"
+
+
+# --- dress: what people and tools do to a text on its way ---------------------------------------------------------
+
+def _html(text):
+    return "<p>" + text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", "<br>") + "</p>"
+
+
+WORN = {
+    "no-break blanks": lambda p: p.replace(" ", "\u00a0"), "wide letters": lambda p: "".join(
+        chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in p),
+    "translated signs": lambda p: p.replace(":", "\uff1a").replace("?", "\uff1f").replace(",", "\uff0c"),
+    "look-alikes": lambda p: p.replace("a", "\u0430").replace("e", "\u0435").replace("o", "\u043e"),
+    "invisible": lambda p: "\ufeff" + p.replace(" ", " \u200b")[:3] + "\u00ad" + p.replace(" ", " \u200b")[3:],
+    "blank lines": lambda p: p.replace("\n", "\n\n"), "one line": lambda p: p.replace("\n", " "),
+    "two blanks": lambda p: p.replace(" ", "  "), "indented": lambda p: "    " + p.replace("\n", "\r\n    "),
+    "json": json.dumps, "json object": lambda p: json.dumps({"question": p, "answer": "?"}),
+    "json in json": lambda p: json.dumps(json.dumps({"q": p})), "html": _html,
+    "with its answer": lambda p: f"Question: {p} Answer:", "said": lambda p: f"Please solve {p} and think well",
+    "code": lambda p: f"```{p}```", "small": str.lower, "large": str.upper,
+}  # fmt: skip
+CASE_MATTERS = {"mem_compose", "mem_context"}  # their symbols are told apart by case: without it, another problem
+
+
+@pytest.mark.parametrize("skill_id", ["bin", "sy", "seq_reverse", "attn_compare", "logic_chain", "fmt_json", "xfm_map",
+                                      "mem_compose", "mem_recall"])  # fmt: skip
+@pytest.mark.parametrize("worn", WORN)
+def test_exams_are_known_in_what_people_and_tools_make_of_them(skill_id, worn):
+    if skill_id in CASE_MATTERS and worn in ("small", "large"):
+        pytest.skip("documented in realm.temple.heldout")
+    if skill_id == "bin" and worn == "look-alikes":
+        pytest.skip("a symbol key of Greek letters is not told from a Cyrillic disguise")
+    skill = get_skill(skill_id)
+    level = skill.max_level // 2
+    for split, expected in (("trial", {"trial", "probe"}), ("train", {None})):
+        for problem in skill.generate(level, 6, 5, split):
+            text = WORN[worn](problem.prompt)
+            assert held_out(skill, text) in expected, text
+
+
+def test_escaped_half_characters_and_endless_headers_do_no_harm():
+    skill = get_skill("seq_reverse")
+    assert held_out(skill, r'"seq_reverse: \ud83d 1 2 3"') in (None, "trial", "probe")
+    started = time.process_time()
+    assert held_out(skill, "seq_reverse: " * 20_000) is None
+    held_out(get_skill("bin"), "Compute: f(" * 5_000)
+    assert time.process_time() - started < 10
+
+
+def test_looking_into_dresses_leaves_the_gate_fast(tmp_path):
+    text = "Plain words, and a few more of them: it goes on (so it seems). " * 12
+    skills, started = all_skills(), time.process_time()
+    run(tmp_path, [chat(f"{n} {text}", f"{text} {n}") for n in range(300)], skills=skills)
+    assert time.process_time() - started < 3, "over 100 rows of 1.5 kB a second on a slow machine"

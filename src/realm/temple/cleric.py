@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from realm.guild.skills import Skill, get_skill
 from realm.heroes.chat import RenderError
 from realm.quests import origin as origins
 from realm.temple.hashset import HashSet
+from realm.temple.heldout import held_out, readings
 from realm.temple.tokens import TokenCounter
 
 MAX_LINE = 8 * 1024 * 1024
@@ -38,7 +38,6 @@ WARN_ONE_ANSWER = 0.5
 SKILL_SHARE = 0.9  # of rows that are problems of one skill: the file is a skill quest
 PROBE_SHARE, PROBE_MIN, PROBE_MAX = 0.05, 20, 200
 PROBE_MIN_FILE = 100  # rows; a smaller file is not cut, its blessing stays "unproven"
-HELD_OUT = ("trial", "probe")
 GROUP_KEYS = ("group", "session_id", "conversation_id")
 
 
@@ -95,35 +94,6 @@ class Rejection(Exception):
     def __init__(self, fate: str, code: str, text: str) -> None:
         super().__init__(text)
         self.fate, self.code, self.text = fate, code, text
-
-
-_SENTENCE = re.compile(r"[.!?:;,>)\]][\"'”»)]*\s+")  # behind it something new may begin
-_DRESS = " \t\"'`*>#|-•“”«»"  # around a problem in lists, quotations and markup
-
-
-def held_out(skill: Skill, text: str) -> str | None:
-    """The held-out split whose problem stands somewhere in a text, or None: as a whole, a line, two lines (a header and
-    its question), or behind an introduction on the same line."""
-    if getattr(skill, "header", "") not in text:  # skills whose prompts all begin alike need no look at the lines
-        return None
-    if (split := skill.split_of(text)) in HELD_OUT:
-        return split
-    before: list[str] = []
-    for line in text.splitlines():
-        if not line or line.isspace():
-            continue
-        parts = _endings(line)
-        for part in (*parts, *(f"{header}\n{parts[0]}" for header in before)):
-            if (split := skill.split_of(part)) in HELD_OUT:
-                return split
-        before = parts
-    return None
-
-
-def _endings(line: str) -> list[str]:
-    """The line without its dress, and what is left of it behind each sign that ends a clause."""
-    line = line.strip(_DRESS).rstrip(".")
-    return [line, *(line[sign.end() :].lstrip(_DRESS) for sign in _SENTENCE.finditer(line))]
 
 
 def _plain(value: str | list[Any]) -> str:
@@ -228,12 +198,13 @@ class Gate:
 
     def _drop_held_out(self, messages: list[dict[str, str]]) -> None:
         """No turn may hold a held-out problem, whoever speaks and whatever stands around it (contracts B1)."""
-        for skill in self.skills:
-            for message in messages:
-                text = message["content"]
+        for message in messages:
+            text, read = message["content"], None
+            for skill in self.skills:
                 if message["role"] == "system" and text == self._cleared.get(skill.id):
                     continue  # most files repeat one system turn in every row
-                split = held_out(skill, text)
+                read = readings(text) if read is None else read
+                split = held_out(skill, text, read)
                 if split:
                     raise Rejection("filtered", f"{split}_split", f"belongs to the {split} split of {skill.id}")
                 if message["role"] == "system":

@@ -165,6 +165,43 @@ def parse_prompt(text: str) -> Question | None:
     return _parse_body(style, difficulty, match[2] or match[3] or "", match[5], key)
 
 
+_BEGINS = re.compile(_PROMPT.pattern.removesuffix("(.+)") + r"(?=[^\s(]{1,30}\()", re.I)
+_CALLED = re.compile(r": [^\s(]{1,30}\(")  # quick to look for
+_KEY = re.compile(r"\bKey: (\S=⓪ \S=①(?: \S=[a-z_0-9]+)*)", re.I)
+_ENDS = re.compile(r"\b|(?<=[^\w\s])(?=[^\w\s])")  # where a question may end: beside a word and between two signs
+LONGEST_BODY = 1_000  # characters; the longest of 32 bits has under 400
+KEYS_LOOKED_AT = 3
+
+
+def embedded(text: str) -> list[Question]:
+    """Every question that stands somewhere in a text, in any case, with words before and behind it.
+
+    A question goes as far as it can be read: `⓪` is the beginning of `⓪①`, and would be another claim.
+    """
+    if _CALLED.search(text) is None:
+        return []
+    found, keys = [], list(_KEY.finditer(text))
+    heads = list(_BEGINS.finditer(text))
+    for number, head in enumerate(heads, 1):
+        after = heads[number].start() if number < len(heads) else len(text)
+        words = head[0].lower()
+        words = words[:1].upper() + words[1:]
+        body = text[head.end() : min(after, head.end() + LONGEST_BODY)].partition("\n")[0]
+        above = [f"Key: {key[1]}\n" for key in keys if key.end() <= head.start()][-KEYS_LOOKED_AT:]
+        question = next((q for start in (*reversed(above), "") if (q := _longest(start + words, body))), None)
+        if question is not None:
+            found.append(question)
+    return found
+
+
+def _longest(head: str, body: str) -> Question | None:
+    for end in reversed([*(mark.start() for mark in _ENDS.finditer(body)), len(body)]):
+        question = parse_prompt(head + body[:end])
+        if question is not None:
+            return question
+    return None
+
+
 def _parse_body(style: str, difficulty: str, argument: str, body: str, key: SymbolKey | None) -> Question | None:
     if style == "reverse":
         return _parse_reverse(difficulty, body, key)

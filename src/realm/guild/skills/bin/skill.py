@@ -28,7 +28,7 @@ from realm.guild.skills.bin.levels import (
     mix,
 )
 from realm.guild.skills.bin.operations import OPERATIONS, Link
-from realm.guild.skills.bin.questions import Question, parse_prompt
+from realm.guild.skills.bin.questions import Question, embedded, parse_prompt
 from realm.guild.skills.bin.tags import primitives
 
 
@@ -154,8 +154,13 @@ class BinSkill:
         different splits was not made here; it is held out as soon as one of its links is.
         """
         question = parse_prompt(prompt)
-        if question is None:
-            return None
+        return None if question is None else self._owner(question)
+
+    def splits_within(self, text: str) -> set[Split]:
+        """The splits of the problems that stand anywhere in a text, with words before and behind them."""
+        return {self._owner(question) for question in embedded(text)}
+
+    def _owner(self, question: Question) -> Split:
         splits = {link_split(self.id, self.version, link) for link in question.links}
         for split in ("trial", "probe", "public"):
             if split in splits:

@@ -34,12 +34,14 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 ALNUM = DIGITS + LETTERS
 ANSWER = "= "
 LONGEST_PROMPT = 2_000  # characters; no level comes near, and foreign text may be a whole book
+LONGEST_EMBEDDED = 400  # characters of a body looked at inside other texts; the longest prompt of all levels has 250
 LONGEST_RESPONSE = 20_000
 DRAWS = 20_000  # the smallest splits own 5 %: 20 draws on average, so running out means an empty split
 REDRAWS = 20  # a held-out call avoids its own repetitions this often
 VERSION = "1.0.0"
 
 _SPACES = re.compile(r"[ \t]+")
+_ENDS = re.compile(r"\b|(?<=[^\w\s])(?=[^\w\s])")  # where a body may end: beside a word and between two signs
 _COMMA = re.compile(r" ?, ?")
 
 
@@ -254,6 +256,28 @@ class PrimitiveSkill:
             return None
         content = self.primitive.parse(prompt)
         return None if content is None else bucket(self.id, self.version, self._canonical(content))
+
+    def splits_within(self, text: str) -> set[Split]:
+        """The splits of the problems that stand anywhere in a text, with words before and behind them.
+
+        A problem goes as far as it can be read: the beginning of a list is a list too, and would be another problem.
+        """
+        found: set[Split] = set()
+        before, *rest = text.split(self.header)
+        for body in rest:
+            if not before[-1:].isalnum() and (split := self._longest(body[:LONGEST_EMBEDDED])) is not None:
+                found.add(split)
+            before = body
+        return found
+
+    def _longest(self, body: str) -> Split | None:
+        """The split of the longest beginning of the first line that is a problem's body; of all lines where none is."""
+        for part in dict.fromkeys(" ".join(text.split()) for text in (body.partition("\n")[0], body)):
+            for end in reversed([0, *(mark.start() for mark in _ENDS.finditer(part)), len(part)]):
+                content = self.primitive.parse(f"{self.header} {part[:end].strip()}")
+                if content is not None:
+                    return bucket(self.id, self.version, self._canonical(content))
+        return None
 
     def grade(self, problem: Problem, response: str) -> Grade:
         """Exact marking from the prompt alone."""

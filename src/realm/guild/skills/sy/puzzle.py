@@ -35,6 +35,8 @@ _FORMAT_OF = {text: name for name, text in FORMATS.items()}
 _HEAD = re.compile(rf"{MARK}( \[[a-z-]+\])?: weave (\d\d?) words from (\d\d?\d?) tiles\.")
 _CLUE = re.compile(r"(\d\d?)[.):] \((\d)\) ([a-z ]+): (\S.*)")
 _TILES = re.compile(r"[a-z]+(?:(?: \| |, | )[a-z]+)*")
+# Where a line begins: a puzzle that was folded into one line, or has blank lines in it, is laid out again.
+_FOLD = re.compile(r"\s+[ \t>*#|-]*(?=Tiles: |\d\d?[.):] \(\d\) [a-z]|Answer as )")
 _DRESS = " \t>*#|"
 
 
@@ -75,8 +77,15 @@ def parse_prompt(text: str) -> Puzzle | None:
 def embedded(text: str) -> list[Puzzle]:
     """Every puzzle that stands somewhere in a text, with words around it or signs of quotation before its lines."""
     if MARK not in text:
-        return []
-    lines, found = text.splitlines(), []
+        if MARK.lower() not in text:
+            return []
+        for words in (MARK, "Tiles: ", *FORMATS.values()):  # all else is in small letters anyway
+            text = text.replace(words.lower(), words)
+    return _blocks(text.splitlines()) or _blocks(_FOLD.sub("\n", text).splitlines())
+
+
+def _blocks(lines: list[str]) -> list[Puzzle]:
+    found = []
     for at, line in enumerate(lines):
         if MARK + ":" not in line and MARK + " [" not in line:
             continue

@@ -112,8 +112,12 @@ class SySkill:
         A text whose words belong to different splits was not made here; it is held out as soon as one of them is.
         Text without the name of the game is told apart by one search and costs about a microsecond.
         """
-        found = {self._owner(solution) for puzzle in embedded(prompt) if (solution := solve(puzzle)) is not None}
+        found = self.splits_within(prompt)
         return next((split for split in ("trial", "probe", "public", "train") if split in found), None)
+
+    def splits_within(self, text: str) -> set[Split]:
+        """The splits of the puzzles that stand anywhere in a text."""
+        return {self._owner(solution) for puzzle in embedded(text) if (solution := solve(puzzle)) is not None}
 
     def _owner(self, solution: Solution) -> Split:
         lexicon = load()
