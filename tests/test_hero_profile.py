@@ -117,3 +117,10 @@ def test_set_model_keeps_a_persons_other_changes(home):
     assert (dio.rpg_name, dio.model.path_or_hub_id, dio.model.family) == ("DIO the Mine", "someone/else", "qwen")
     with pytest.raises(ProfileError, match="no hero 'nobody'"):
         profiles.set_model(home, "nobody", "x/y")
+
+
+def test_a_recipe_that_names_skills_names_all_of_them(home):
+    (home.heroes / "mine.yaml").write_text("extends: pip\nskill_priorities: {sy: 2.0}\n")
+    assert load_profile("mine", home).skill_priorities == {"sy": 2.0}
+    (home.heroes / "pip.yaml").write_text("training_defaults: {batch_size: 8}\n")
+    assert set(load_profile("pip", home).skill_priorities) > {"bin"}, "what is not named stays"

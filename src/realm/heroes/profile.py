@@ -212,10 +212,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mappings merged key by key; lists and numbers are replaced whole."""
+    """`over` laid on `base`, mappings merged key by key; lists and numbers are replaced whole, and so are the skills:
+    whoever names what a hero practises names all of it."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "skill_priorities"
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 
