@@ -170,3 +170,9 @@ def test_a_forged_golden_changes_nothing():
     forged = replace(row, golden="anything", canonical="x", level=1)
     assert not SY.grade(forged, "anything").correct and SY.grade(forged, row.golden).correct
     assert answer_text("comma", solve(parse_prompt(row.prompt))).count(",") == row.depth - 1
+
+
+@pytest.mark.parametrize("response", ["\u0661. kitten\n\u0662. computer", "9" * 5000 + ". kitten\n2. computer"])
+def test_list_numbers_are_plain_and_short(response):
+    """Arabic-Indic digits passed as 1 and 2; int() refuses more than 4,300 digits."""
+    assert not grade_puzzle(replace(PUZZLE, answer_format="list"), SOLUTION, response).correct

@@ -22,7 +22,7 @@ from realm.guild.skills.base import Grade
 from realm.guild.skills.sy.puzzle import Puzzle, parse_prompt
 from realm.guild.skills.sy.solver import Solution, solve
 
-NUMBERED = re.compile(r"(\d+)\. ?([a-z]+)")
+NUMBERED = re.compile(r"([0-9]{1,3})\. ?([a-z]+)")  # no digits of other scripts, none that int() refuses
 RULE = re.compile(r"\|(?: ?:?-+:? ?\|){3}")
 _SPACES = re.compile(r"\s+")
 _TIGHT = re.compile(r" ?([,|:+=-]) ?")
