@@ -10,8 +10,8 @@ from test_hero_loop_plan import BIN, World, give_up, trained
 
 from realm import db
 from realm.arena import plan, practice, recover, rollback, settle
-from realm.guild import campaigns, skills
-from realm.guild.campaigns import lifecycle
+from realm.guild import campaigns, passives, skills
+from realm.guild.campaigns import facts, forgetting, lifecycle
 from realm.guild.curriculum import Check, Practice, Seen, SkillState, choose_skill, next_quest
 from realm.guild.skills import SkillError
 from realm.guild.skills.bin import BinSkill
@@ -212,6 +212,37 @@ def test_a_quest_is_not_blessed_for_what_only_abandoned_weights_had_lost(world):
     assert world.ask(settle._accuracy_before, world.id, now, None) == 0.1
     give_up(world, kept)
     assert world.ask(settle._accuracy_before, world.id, now, None) == 0.95
+
+
+def test_what_is_known_now_is_not_told_by_weights_given_up(world):
+    kept, lost = world.checkpoint(100), world.checkpoint(200)
+    world.trial(1, 40, 40, verdict="pass", checkpoint=kept)
+    world.trial(2, 40, 40, verdict="pass", checkpoint=kept)
+    world.trial(1, 30, 80, "retention", "lost", checkpoint=lost)
+    with db.read(world.engine) as connection:
+        ids = connection.execute(sa.select(db.trials.c.id).order_by(db.trials.c.started_at)).scalars().all()
+    with db.write(world.engine) as connection:
+        connection.execute(sa.insert(db.levels), [
+            {"campaign_id": world.id, "skill": "bin", "level": n, "closed": True, "mastered_at": 1000.0 + n, "step": 1,
+             "trial_id": ids[n - 1]} for n in (1, 2)])  # fmt: skip
+
+    def now():
+        found = world.ask(facts.read, world.campaign)
+        return forgetting.accuracies(forgetting.matrix(found.stages, found.trials))
+
+    assert now() == [[1.0, None], [0.375, 1.0]]
+    give_up(world, kept)
+    assert now() == [[1.0, None], [None, 1.0]], "not examined since; the level was never forgotten by this hero"
+    world.trial(1, 79, 80, "retention", "held", checkpoint=kept)
+    assert now()[1][0] == 79 / 80
+
+
+def test_a_measurement_of_the_passives_on_weights_given_up_is_not_the_newest(world):
+    kept, lost = world.checkpoint(100), world.checkpoint(200)
+    rows = [{"checkpoint_id": key} for key in (kept, lost, "c")]
+    assert world.ask(passives._in_line, world.id, rows) == rows
+    give_up(world, kept)
+    assert world.ask(passives._in_line, world.id, rows) == [rows[0], rows[2]]
 
 
 # --- a goal that was reached, then lost ---------------------------------------------------------------------------

@@ -59,7 +59,8 @@ def practise(
 
 
 def _culprits(spec: QuestSpec) -> set[str]:
-    """Which skills of a quest cannot make a row now; its own where each of them can."""
+    """Which skills of a quest cannot make a row now; where each of them can, those from elsewhere (a module, a server),
+    else its own."""
     found = set()
     for skill_id, mix in {spec.skill: spec.mix, **spec.others}.items():
         for level in mix:
@@ -72,7 +73,8 @@ def _culprits(spec: QuestSpec) -> set[str]:
             if not sound:
                 found.add(skill_id)
                 break
-    return found or {spec.skill}
+    foreign = {skill_id for skill_id in (spec.skill, *spec.others) if ":" in skill_id}
+    return found or foreign or {spec.skill}
 
 
 def draft_next(

@@ -31,6 +31,7 @@ import sqlalchemy as sa
 
 from realm import db, events
 from realm.guild import progress
+from realm.guild.campaigns.line import line_of
 from realm.guild.skills.base import Grade, LevelInfo, Problem, SkillError, Split, check_level
 
 SKILL, KIND = "passives", "passive"
@@ -185,7 +186,20 @@ def _measured(connection: sa.Connection, campaign_id: str, newest: bool) -> dict
     """The campaign's first or newest whole measurement of this suite: a row of its last part. One that was cut off
     between the parts (the battle was stopped, or died) is no measurement, and is made again."""
     found = [row for row in _rows(connection, campaign_id) if row["level"] == len(PARTS)]
+    found = (_in_line(connection, campaign_id, found) if newest else []) or found
     return (found[-1] if newest else found[0]) if found else None
+
+
+def _in_line(
+    connection: sa.Connection, campaign_id: str, rows: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:  # fmt: skip
+    """Those measured on weights that the hero goes on with, not on what a rollback gave up."""
+    line, table = line_of(connection, campaign_id), db.checkpoints
+    if line.unbroken:
+        return list(rows)
+    places = {key: (run, step) for key, run, step in connection.execute(
+        sa.select(table.c.id, table.c.run_id, table.c.step).where(table.c.campaign_id == campaign_id))}  # fmt: skip
+    return [r for r in rows if r["checkpoint_id"] not in places or line.has(*places[r["checkpoint_id"]])]
 
 
 def _rows(connection: sa.Connection, campaign_id: str, checkpoint_id: str | None = None) -> list[dict[str, Any]]:
@@ -322,7 +336,7 @@ def tell_drift(connection: sa.Connection, campaign_id: str, trials: Sequence[Map
     if not new:
         return []
     checkpoint = new[-1]["checkpoint_id"]
-    earlier = [row["checkpoint_id"] for row in _rows(connection, campaign_id)
+    earlier = [row["checkpoint_id"] for row in _in_line(connection, campaign_id, _rows(connection, campaign_id))
                if row["started_at"] < min(trial["started_at"] for trial in new)]  # fmt: skip
     known = {(change.part, name) for change in (drift(connection, campaign_id, earlier[-1]) if earlier else ())
              for name in change.drifted}  # fmt: skip

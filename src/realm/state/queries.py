@@ -195,11 +195,14 @@ def skills(connection: sa.Connection, campaign_id: str | None) -> list[dict[str,
     campaign = campaigns.get(connection, campaign_id) if campaign_id else None
     shown = progress.played_skills(connection, campaign) if campaign else all_skills()
     reached = progress.skill_progress(connection, campaign_id or "", shown)
-    return [_skill(connection, campaign_id, skill, reached[skill.id]) for skill in shown]
+    checks = progress.retention_checks(connection, campaign_id or "")
+    return [_skill(connection, campaign_id, skill, reached[skill.id], checks) for skill in shown]
 
 
-def _skill(connection: sa.Connection, campaign_id: str | None, skill: Skill, at: progress.SkillProgress) -> dict:
-    checks = [c for c in progress.retention_checks(connection, campaign_id or "") if c.skill == skill.id]
+def _skill(
+    connection: sa.Connection, campaign_id: str | None, skill: Skill, at: progress.SkillProgress,
+    checks: list[progress.Check],
+) -> dict[str, Any]:  # fmt: skip
     # Of the training level alone: retention trials of the levels below would push it out, and mix two curves in one.
     recent = trials(connection, campaign_id, skill.id, 8, kinds=progress.TRIAL_KINDS, level=at.training_level)
     names = ("level", "name", "description", "closed", "distinct")
@@ -209,7 +212,8 @@ def _skill(connection: sa.Connection, campaign_id: str | None, skill: Skill, at:
         "mastered_level": at.mastered_level, "training_level": at.training_level, "accuracy": at.accuracy, "n": at.n,
         "lower_bound": at.lower_bound, "closed": at.closed,
         "levels": [{name: getattr(info, name) for name in names} for info in skill.levels()],
-        "retention": [{"level": c.level, "verdict": c.verdict, "quests_ago": c.quests_ago} for c in checks],
+        "retention": [{"level": c.level, "verdict": c.verdict, "quests_ago": c.quests_ago} for c in checks
+                      if c.skill == skill.id],
         "trials": recent,
     }  # fmt: skip
 

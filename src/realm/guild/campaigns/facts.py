@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from realm import db
+from realm.guild.campaigns.line import line_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Trial:
-    """One recorded examination of a (skill, level); `at` is when it began."""
+    """One recorded examination of a (skill, level); `at` is when it began. `given_up`: a rollback has since gone back
+    to before the weights that it examined."""
 
     id: str
     skill: str
@@ -50,6 +52,7 @@ class Trial:
     n: int
     closed: bool = False
     verdict: str = "measured"
+    given_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,12 +151,16 @@ def _stages(connection: sa.Connection, campaign_id: str) -> tuple[Stage, ...]:
 
 
 def _trials(connection: sa.Connection, campaign_id: str) -> tuple[Trial, ...]:
-    table = db.trials
+    table, line = db.trials, line_of(connection, campaign_id)
     query = sa.select(table).where(table.c.campaign_id == campaign_id, table.c.skill.is_not(None),
                                    table.c.level.is_not(None), table.c.n > 0, table.c.suspicious.is_(False))
+    own = db.checkpoints.c.campaign_id == campaign_id
+    gone = set() if line.unbroken else {key for key, run, step in connection.execute(
+        sa.select(db.checkpoints.c.id, db.checkpoints.c.run_id, db.checkpoints.c.step).where(own))
+        if not line.has(run, step)}  # fmt: skip
     rows = connection.execute(query.order_by(table.c.started_at, table.c.id)).mappings()
     return tuple(Trial(r["id"], r["skill"], r["level"], r["kind"], r["step"], r["started_at"], r["correct"], r["n"],
-                       bool(r["closed"]), r["verdict"]) for r in rows)  # fmt: skip
+                       bool(r["closed"]), r["verdict"], r["checkpoint_id"] in gone) for r in rows)  # fmt: skip
 
 
 def _fights(connection: sa.Connection, campaign_id: str) -> tuple[Fight, ...]:

@@ -58,7 +58,8 @@ def matrix(stages: Sequence[Stage], trials: Sequence[Trial], kinds: Collection[s
 
     Args:
         stages: in the order of promotion.
-        trials: any order; those of other kinds or without a problem are passed over.
+        trials: any order; those of other kinds or without a problem are passed over. The last row is what is known
+            now: trials of weights that a rollback gave up do not speak for it.
     """
     if not stages:
         return []
@@ -72,6 +73,8 @@ def matrix(stages: Sequence[Stage], trials: Sequence[Trial], kinds: Collection[s
         row = max(i for i, start in enumerate(starts) if start <= (trial.at, trial.id))
         if row == column and found[row][column] is not None:
             continue  # the diagonal keeps the first
+        if trial.given_up and row == len(stages) - 1 and row != column:
+            continue
         found[row][column] = Cell(trial.correct, trial.n, trial.kind, trial.step, trial.id)
     return found
 
