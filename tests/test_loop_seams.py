@@ -10,12 +10,13 @@ from test_hero_loop_plan import BIN, World, give_up, trained
 
 from realm import db
 from realm.arena import plan, practice, recover, rollback, settle
-from realm.guild import campaigns, passives, skills
+from realm.guild import campaigns, passives, primitives, skills
 from realm.guild.campaigns import facts, forgetting, lifecycle
 from realm.guild.curriculum import Check, Practice, Seen, SkillState, choose_skill, next_quest
 from realm.guild.skills import SkillError
 from realm.guild.skills.bin import BinSkill
 from realm.heroes.profile import load_profile
+from realm.quests import memory
 
 GONE = "module:gone"
 
@@ -243,6 +244,32 @@ def test_a_measurement_of_the_passives_on_weights_given_up_is_not_the_newest(wor
     assert world.ask(passives._in_line, world.id, rows) == rows
     give_up(world, kept)
     assert world.ask(passives._in_line, world.id, rows) == [rows[0], rows[2]]
+
+
+def test_old_files_and_weak_primitives_are_judged_by_the_weights_that_go_on(world):
+    kept, lost = world.checkpoint(100), world.checkpoint(200)
+    world.trial(4, 40, 40, "retention", "held", checkpoint=kept)
+    world.trial(4, 0, 40, "retention", "lost", checkpoint=lost)
+    with db.write(world.engine) as connection:
+        trials = db.trials
+        for correct in (40, 0):
+            connection.execute(sa.update(trials).where(trials.c.correct == correct).values(
+                by_primitive={"seq_reverse": [correct, 40]}))
+        for at, (checkpoint, loss) in enumerate(((kept, 2.0), (kept, 1.0), (lost, 1.8))):
+            connection.execute(sa.insert(trials).values(
+                id=db.new_id(), campaign_id=world.id, checkpoint_id=checkpoint, step=1, kind="file", quest_id="q", n=20,
+                correct=0, verdict="measured", suspicious=False, loss=loss, tokens=0, started_at=float(at),
+                seconds=0.1))
+
+    def told():
+        return (world.ask(memory.deficits, world.id)["q"],
+                world.ask(primitives.profile, world.id).spokes["seq_reverse"].accuracy)
+
+    assert told() == (pytest.approx(0.8), 0.0)
+    give_up(world, kept)
+    assert told() == (0.0, 1.0)
+    earlier = world.ask(primitives.profile, world.id, world.clock + 1).spokes["seq_reverse"]
+    assert earlier.accuracy == 0.0, "an earlier day is told as it was"
 
 
 # --- a goal that was reached, then lost ---------------------------------------------------------------------------

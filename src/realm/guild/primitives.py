@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -150,20 +151,19 @@ def profile(connection: sa.Connection, campaign_id: str, before: float | None = 
     Raises:
         ValueError: a trial's counts cannot be; the text names the trial.
     """
-    import sqlalchemy as sa
-
     from realm import db
+    from realm.guild.campaigns.line import Line, trials_of
 
     table = db.trials
-    query = sa.select(table.c.id, table.c.skill, table.c.level, table.c.started_at, table.c.by_primitive).where(
-        table.c.campaign_id == campaign_id, table.c.kind.in_(EXAM_KINDS), table.c.n > 0,
-        table.c.closed.is_(False), table.c.suspicious.is_(False))  # fmt: skip
+    where = [table.c.kind.in_(EXAM_KINDS), table.c.n > 0, table.c.closed.is_(False), table.c.suspicious.is_(False)]
     if before is not None:
-        query = query.where(table.c.started_at < before)
-    newest_first = query.order_by(table.c.started_at.desc(), table.c.id.desc()).limit(WINDOW_TRIALS)
+        where.append(table.c.started_at < before)
+    # An earlier day is told as it was; now is told by the weights that the hero goes on with.
+    newest_first = trials_of(connection, campaign_id, ("id", "skill", "level", "started_at", "by_primitive"), *where,
+                             line=None if before is None else Line({}))  # fmt: skip
     seen: dict[str, _Tally] = {name: _Tally() for name in PRIMITIVES}
     places: set[tuple[str, int]] = set()
-    for row in connection.execute(newest_first).mappings():
+    for row in islice(newest_first, WINDOW_TRIALS):
         place = (row["skill"], row["level"])
         if place not in places:
             places.add(place)

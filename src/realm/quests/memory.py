@@ -35,9 +35,9 @@ from afs.generators.base import TrainingSample
 from afs.jsonl import AtomicWriter, read_rows
 from afs.step import MANIFEST
 from afs.training.mixing import largest_remainder, water_fill
-from afs.training.rehearsal import RehearsalBuffer, RehearsalBufferConfig
 from realm import db
 from realm.guild.campaigns import seed_of
+from realm.guild.campaigns.line import trials_of
 from realm.guild.curriculum import Memory
 from realm.guild.skills.base import keyed_rng
 from realm.quests import board
@@ -117,6 +117,8 @@ def keep(path: Path, target: Path, quest: Mapping[str, Any], probes: frozenset[b
 
     A file of which no row may be kept becomes an empty source, so that it is not looked at again.
     """
+    from afs.training.rehearsal import RehearsalBuffer, RehearsalBufferConfig  # 0.2 s; most loops never keep a file
+
     seed = seed_of("rehearsal", quest["content_sha256"])
     pool, scored, total = _pool(path, probes, seed)
     if not pool:
@@ -343,14 +345,14 @@ def _rows_at(
 def deficits(connection: sa.Connection, campaign_id: str) -> dict[str, float]:
     """{quest: share of what it had taught that is lost now}, from the losses of its held-out rows (contracts B7).
 
-    0 right after the quest and where it was never measured again, 1 when the loss is back where it was before.
+    0 right after the quest and where it was never measured again, 1 when the loss is back where it was before. What
+    was measured on weights that a rollback gave up does not count.
     """
     table, battles = db.trials, db.battles
-    query = sa.select(table.c.quest_id, table.c.loss).where(
-        table.c.campaign_id == campaign_id, table.c.kind == "file", table.c.loss.is_not(None))  # fmt: skip
     losses: dict[str, list[float]] = {}
-    for quest_id, loss in connection.execute(query.order_by(table.c.started_at, table.c.id)):
-        losses.setdefault(quest_id, []).append(loss)
+    held = trials_of(connection, campaign_id, ("quest_id", "loss"), table.c.kind == "file", table.c.loss.is_not(None))
+    for row in reversed(list(held)):
+        losses.setdefault(row["quest_id"], []).append(row["loss"])
     query = sa.select(battles.c.quest_id, battles.c.loss_before).where(
         battles.c.campaign_id == campaign_id, battles.c.loss_before.is_not(None))  # fmt: skip
     before: dict[str, float] = {}
