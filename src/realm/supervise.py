@@ -49,7 +49,7 @@ directory={root}
 environment={environment}
 autostart=true
 autorestart=true
-startsecs=1
+startsecs={start_s}
 startretries=5
 stopsignal=TERM
 stopwaitsecs={stop_wait}
@@ -61,6 +61,9 @@ stdout_logfile_backups=2
 """
 
 
+# Seconds that a process must live before it counts as begun. The arena's imports take one on a busy machine; did they
+# count as running, an arena that fails at once would be started for ever and never called broken.
+START_S = {"realm": 1, "arena": 4}
 # The supervisor's words for a process that it does not (or not yet) bring back by itself.
 DEAD = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
 TROUBLED = ("BACKOFF", *DEAD)
@@ -112,7 +115,7 @@ def write_config(home: RealmHome, arena: bool = True) -> str:
     for name, words in commands.items():
         command = " ".join(_word(word) for word in [sys.executable, "-m", "training", *words])
         text += PROGRAM.format(
-            name=name, command=command, root=_escape(home.root), stop_wait=STOP_WAIT_S,
+            name=name, command=command, root=_escape(home.root), stop_wait=STOP_WAIT_S, start_s=START_S[name],
             logs_twice=_escape(_escape(home.logs)),  # the supervisor expands this one option a second time
             environment=",".join(f"{key}={_quote(value)}" for key, value in environment.items()),
         )  # fmt: skip
