@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -177,6 +178,14 @@ def test_nothing_to_learn_is_said(tmp_path, pairs, code, words):
     error = refused(tmp_path, pairs)
     assert error.code == code and words in str(error)
     assert error.evidence["source"]["rows"]["read"] == len(pairs)
+
+
+def test_a_change_of_case_is_something_to_learn(tmp_path):
+    """It was refused as copied: places were compared without regard to case."""
+    draw = random.Random(4)
+    words = sorted({"".join(draw.choice("abcdefgh") for _ in range(draw.randint(4, 8))) for _ in range(300)})
+    made, _ = forge(tmp_path, [(f"Write {word} in capitals", word.upper()) for word in words])
+    assert made["verdict"] == "proposed"
 
 
 def test_a_person_may_vouch_for_random_looking_answers(tmp_path):

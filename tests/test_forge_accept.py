@@ -118,6 +118,17 @@ def test_the_gate_takes_held_out_problems_of_other_skills_out(tmp_path):
     assert not {item.prompt for item in found.items} & {prompt for prompt, _ in held}
 
 
+def test_the_passives_are_forged_into_nothing(tmp_path):
+    """The gate asked the shelf only, and the canary suite stands on no shelf: it could have been made a skill."""
+    from realm.guild.forge.rows import read
+    from realm.guild.skills import get_skill
+
+    items = [(p.prompt, p.golden) for p in get_skill("passives").table(1)]
+    source = kit.write(tmp_path / "data.jsonl", [*items, *kit.classified(60)])
+    found = read(source, forging.gate(all_skills(), "module:planted"))
+    assert found.reasons[("filtered", "probe_split")]["count"] == len(items)
+
+
 # --- rows of the segment ----------------------------------------------------------------------------------------------
 
 

@@ -288,3 +288,21 @@ def test_the_gate_takes_exam_rows_of_a_module_out_of_any_file(tmp_path, home):
         assert {"trial_split"} <= {reason["code"] for reason in report["reasons"]}
     finally:
         skills.attach(None)
+
+
+@pytest.mark.parametrize("of", ["bin", "passives"])
+def test_a_module_cannot_practise_what_another_skill_examines(home, tmp_path, of):
+    """Its rows were only asked about its own exam: a trial problem of BIN in data/ would have been trained on."""
+    other = skills.get_skill(of)
+    exam = other.table(1)[0] if of == "passives" else other.generate(9, 1, 0, "trial")[0]
+    content = kit.files()
+    content["data/level1.jsonl"] = kit.jsonl([*kit.rows(0, 29), {"prompt": exam.prompt, "golden": exam.golden}])
+    archive.install(kit.folder(tmp_path, content), home.root / "modules")
+    skills.attach(home.root)
+    try:
+        skill, path = skills.get_skill("module:tiny-sums"), tmp_path / "idle.jsonl"
+        idle.write(idle.IdleOrder(skill.id, skill.version, {1: 30}, seed=5), path, skill)
+        with pytest.raises(cleric.GateError, match=f"split of {of}"):
+            cleric.check_idle(path, skill)
+    finally:
+        skills.attach(None)

@@ -31,7 +31,7 @@ from realm.guild.forge import ForgeError, gain, report
 from realm.guild.forge.build import module_hash
 from realm.guild.forge.rows import Check, Item, asked, plain
 from realm.guild.modules.skill import ModuleSkill
-from realm.guild.skills import Problem, Skill, SkillError
+from realm.guild.skills import Problem, Skill, SkillError, get_skill
 from realm.guild.skills.base import keyed_rng
 from realm.heroes.chat import RenderError
 from realm.heroes.profile import HeroProfile, load_profile, weights_folder
@@ -163,12 +163,13 @@ def _base(found: Stock, aside: RealmHome) -> Path:
 
 
 def gate(skills: Sequence[Skill], own: str) -> Check:
-    """The Cleric's checks for the forge: roles, formats, and no held-out problem of any other skill.
+    """The Cleric's checks for the forge: roles, formats, no held-out problem of other skills, no item of the passives.
 
     Args:
         own: id of the skill that is forged; an installed earlier version of it must not filter its own data.
     """
-    made = Gate([skill for skill in skills if skill.id != own], None)
+    examiners = {skill.id: skill for skill in (*skills, get_skill("passives")) if skill.id != own}
+    made = Gate(list(examiners.values()), None)
 
     def check(row: Row) -> str | None:
         try:

@@ -23,7 +23,7 @@ import orjson
 
 from afs.jsonl import AtomicWriter, BadRow, Counts, Quarantine, Row, file_sha256, read_rows
 from afs.training.converters import ConversionError, detect, is_preference, to_messages
-from realm.guild.skills import Skill, get_skill
+from realm.guild.skills import Skill, all_skills, get_skill
 from realm.heroes.chat import RenderError
 from realm.quests import origin as origins
 from realm.temple.hashset import HashSet
@@ -428,6 +428,16 @@ def _balance(gate: Gate, counts: Counts) -> dict[str, Any]:
             "most_common_answer_share": gate.answers.most_common(1)[0][1] / counts.out if gate.answers else 0.0}
 
 
+def _exam_of(owner: Skill, messages: Sequence[Mapping[str, str]]) -> str | None:
+    """Which other skill holds a problem of these turns out, or None: modules and servers are written by others."""
+    for text in (message["content"] for message in messages):
+        read = readings(text)
+        for other in (*all_skills(), get_skill("passives")):
+            if other.id != owner.id and (split := held_out(other, text, read)):
+                return f"the {split} split of {other.id}"
+    return None
+
+
 def check_idle(path: Path, skill: Skill) -> dict[str, Any]:
     """The QUICK gate for a quest that skills made: every row sound and of the training split of its own skill.
 
@@ -453,6 +463,10 @@ def check_idle(path: Path, skill: Skill) -> dict[str, Any]:
         if fault or split != "train" and not (of is None and split is None):
             what = fault or f"split {split}, only train may be trained on"
             raise GateError(f"{path}:{row.line}: {what}; skill {skill.id} wrote a bad row, mend its generator")
+        if ":" in owner.id and not old and (theirs := _exam_of(owner, messages)):
+            raise GateError(f"{path}:{row.line}: {owner.id} practises a problem that {theirs} examines; take the row "
+                            "out of the module or server, or do not practise it")  # fmt: skip
+
         counts.out += 1
     counts.check()
     return {"verdict": "accepted", "level": "quick", "format": "messages", "school": "scribe", "skill": skill.id,

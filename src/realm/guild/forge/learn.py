@@ -78,9 +78,10 @@ def best_place(items: Sequence[Item]) -> dict[str, Any]:
     """The place of the question that is the answer most often: {"place": words, "share": of the rows}."""
     hits: Counter[str] = Counter()
     for item in items:
-        prompt, golden = plain(item.prompt), plain(item.golden)
-        lines, words = item.prompt.casefold().strip().splitlines(), prompt.split()
-        places = {"the whole question": prompt, "its first line": plain(lines[0]), "its last line": plain(lines[-1]),
+        # Letter by letter: a word in capitals is made from the question, not copied out of it.
+        prompt, golden = " ".join(item.prompt.split()), " ".join(item.golden.split())
+        lines, words = [" ".join(line.split()) for line in item.prompt.strip().splitlines()], prompt.split()
+        places = {"the whole question": prompt, "its first line": lines[0], "its last line": lines[-1],
                   "what follows its last colon": prompt.rpartition(":")[2].strip()}  # fmt: skip
         size = max(1, len(golden.split()))
         for at in range(min(12, len(words) - size + 1)):
