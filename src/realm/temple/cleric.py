@@ -466,7 +466,6 @@ def check_idle(path: Path, skill: Skill) -> dict[str, Any]:
         if ":" in owner.id and not old and (theirs := _exam_of(owner, messages)):
             raise GateError(f"{path}:{row.line}: {owner.id} practises a problem that {theirs} examines; take the row "
                             "out of the module or server, or do not practise it")  # fmt: skip
-
         counts.out += 1
     counts.check()
     return {"verdict": "accepted", "level": "quick", "format": "messages", "school": "scribe", "skill": skill.id,
