@@ -117,17 +117,20 @@ def serials(connection: sa.Connection, campaign_id: str) -> dict[tuple[str, int]
 
 def practice(connection: sa.Connection, campaign_id: str, skills: Iterable[str]) -> dict[str, Practice]:
     """{skill: how often and how long ago it was practised} over the campaign's idle quests."""
-    table, found = db.quests, {skill: Practice() for skill in skills}
+    table = db.quests
     query = sa.select(table.c.skill, table.c.kind).where(
         table.c.campaign_id == campaign_id, table.c.kind.in_(("idle", "rehearsal")))  # fmt: skip
-    for skill, kind in connection.execute(query.order_by(table.c.created_at, table.c.id)):
-        done = found.get(skill, Practice())
-        again = kind == "rehearsal"
-        found = {name: replace(other, since=other.since + 1, lately=other.lately if again else 0)
-                 for name, other in found.items()}  # fmt: skip
-        found[skill] = Practice(done.quests + 1, 0, done.rehearsals_in_a_row + 1 if again else 0,
-                                done.lately + 1 if again else 0)  # fmt: skip
-    return found
+    rows = connection.execute(query.order_by(table.c.created_at, table.c.id)).all()
+    found = {skill: Practice(since=len(rows)) for skill in skills}
+    ordinary, then = 0, {}  # quests that learnt something new: so far, and at the last quest of each skill
+    for index, (skill, kind) in enumerate(rows):
+        again, done = kind == "rehearsal", found.get(skill, Practice())
+        ordinary += not again
+        lately = done.lately if then.get(skill) == ordinary else 0
+        found[skill] = Practice(done.quests + 1, len(rows) - 1 - index, done.rehearsals_in_a_row + 1 if again else 0,
+                                lately + 1 if again else 0)  # fmt: skip
+        then[skill] = ordinary
+    return {skill: done if then.get(skill) == ordinary else replace(done, lately=0) for skill, done in found.items()}
 
 
 def last_knobs(connection: sa.Connection, campaign_id: str, skill: str) -> Knobs:
