@@ -394,17 +394,14 @@ WORN = {
     "with its answer": lambda p: f"Question: {p} Answer:", "said": lambda p: f"Please solve {p} and think well",
     "code": lambda p: f"```{p}```", "small": str.lower, "large": str.upper,
 }  # fmt: skip
-CASE_MATTERS = {"mem_compose", "mem_context"}  # their symbols are told apart by case: without it, another problem
+DRESSED = ("bin", "sy", "seq_reverse", "attn_compare", "logic_chain", "fmt_json", "xfm_map", "mem_compose",
+           "mem_recall")  # fmt: skip
+# Documented in `realm.temple.heldout`: symbols told apart by case alone; a Greek symbol key in a Cyrillic disguise.
+NOT_TOLD = {("mem_compose", "small"), ("mem_compose", "large"), ("bin", "look-alikes")}
 
 
-@pytest.mark.parametrize("skill_id", ["bin", "sy", "seq_reverse", "attn_compare", "logic_chain", "fmt_json", "xfm_map",
-                                      "mem_compose", "mem_recall"])  # fmt: skip
-@pytest.mark.parametrize("worn", WORN)
+@pytest.mark.parametrize(("skill_id", "worn"), [(s, w) for s in DRESSED for w in WORN if (s, w) not in NOT_TOLD])
 def test_exams_are_known_in_what_people_and_tools_make_of_them(skill_id, worn):
-    if skill_id in CASE_MATTERS and worn in ("small", "large"):
-        pytest.skip("documented in realm.temple.heldout")
-    if skill_id == "bin" and worn == "look-alikes":
-        pytest.skip("a symbol key of Greek letters is not told from a Cyrillic disguise")
     skill = get_skill(skill_id)
     level = skill.max_level // 2
     for split, expected in (("trial", {"trial", "probe"}), ("train", {None})):

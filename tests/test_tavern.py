@@ -396,7 +396,8 @@ def test_title_and_debuffs_show_on_card_and_guild_hall(play, client):
     play.trial(1, 40, 193, checkpoint, kind="retention", verdict="lost")
     card, hall = client.get("/").text, client.get("/guild").text
     assert 'aria-label="Debuffs"' in card and "Fragmented Thoughts" in card
-    assert "Cure: a rehearsal quest of these levels" in card.split('class="sr"')[1], "told without a pointer too"
+    told = card.split('aria-label="Debuffs"')[1].split('class="sr"')[1]
+    assert "Cure: a rehearsal quest of these levels" in told, "told without a pointer too"
     assert "bin L1 (40 of 193) no longer held." in hall and "First Lesson" in hall and "Still to earn: 30" in hall
     temple = client.get("/temple").text
     assert "Victory" not in temple and "Hard-won" in temple and "BIN L1" in temple, "the check fell"

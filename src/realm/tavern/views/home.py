@@ -83,7 +83,7 @@ def hero_panel(connection: sa.Connection, f: Facts) -> dict[str, Any]:
         epithet = profile.rpg_name.removeprefix(profile.name).strip()
     return {
         "name": f.hero, "epithet": epithet, "portrait": "pip" if profile and profile.id == "pip" else "hood",
-        "skills": [(key, skill.mastered_level) for key, skill in shot.skills.items()],
+        "skills": sorted(((key, skill.mastered_level) for key, skill in shot.skills.items()), key=lambda s: -s[1]),
         "tags": _tags(profile), "health": _health(), "exam": exam, "clarity": _clarity(golden), "golden_loss": golden,
         "trial_strain": None if golden is None else max(0.0, golden - (floor or 0.0)),
         "blessing": blessed[0] if blessed else None, "efficiency": _efficiency(connection, campaign_id),
