@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from realm.guild.skills.base import (
     bucket,
     check_level,
     check_request,
+    first_unseen,
     keyed_hash,
     keyed_rng,
+    no_table,
 )
 
 CLOSED_THRESHOLD = 0.90
 ATTEMPTS = 20_000  # draws until a problem of the split is found: at worst `where` holds for 5 %, and 5 % are probe's
-REDRAWS = 20  # other problems tried when a held-out one repeats
 SAMPLE = 100  # drawn answers that the room for an answer is estimated from
 _DIFFICULTIES = ("easy", "medium", "hard", "expert")
 
@@ -123,7 +125,7 @@ class ModuleSkill:
         check_level(self.id, level, self.max_level)
         table = self._table(level)
         if table is None:
-            raise SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
+            raise no_table(level)
         return [self._made_problem(level, made, drawn, "train") for made, drawn in table]
 
     # --- problems -----------------------------------------------------------------------------------------------------
@@ -152,20 +154,16 @@ class ModuleSkill:
         for index, pick in enumerate(picks):
             if pick == 0:
                 problem = self._row_problem(rows[next(order)], split)
+                seen.add(problem.canonical)
             else:
                 problem = self._fresh(level, number, level.made[pick - 1], (*key, index), split, seen)
-            seen.add(problem.canonical)
             problems.append(problem)
         return problems
 
     def _fresh(self, level: LevelContent, number: int, made: Made, key: tuple, split: Split,
                seen: set[str]) -> Problem:  # fmt: skip
-        problem = self._draw(number, made, keyed_rng(*key, 0), split)
-        for redraw in range(1, REDRAWS if split != "train" else 0):
-            if problem.canonical not in seen:
-                break
-            problem = self._draw(number, made, keyed_rng(*key, redraw), split)
-        return problem
+        return first_unseen(lambda redraw: self._draw(number, made, keyed_rng(*key, redraw), split),
+                            attrgetter("canonical"), seen, split)  # fmt: skip
 
     def _draw(self, number: int, made: Made, rng: random.Random, split: Split) -> Problem:
         for _ in range(ATTEMPTS):

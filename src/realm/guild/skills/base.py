@@ -17,8 +17,9 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
+Drawn = TypeVar("Drawn")
 Split = Literal["train", "trial", "probe", "public"]
 SPLITS: tuple[Split, ...] = ("train", "trial", "probe", "public")
 # Splits that are given out. Trial and probe problems decide levels: a hero that could see them could learn its exam.
@@ -193,6 +194,28 @@ def bucket(skill: str, version: str, canonical: str) -> Split:
         if point < 0:
             return split
     raise AssertionError("split shares must add up to 100")
+
+
+REDRAWS = 20  # a held-out call avoids its own repetitions this often
+
+
+def first_unseen(draw: Callable[[int], Drawn], canonical: Callable[[Drawn], str], seen: set[str], split: str) -> Drawn:
+    """The first of `draw(0)`, `draw(1)` … whose canonical text is not in `seen` (20 at the most), and notes it there.
+
+    Training may repeat a problem; an exam does so only when the call asks for more than there are.
+    """
+    drawn = draw(0)
+    for redraw in range(1, REDRAWS if split != "train" else 0):
+        if canonical(drawn) not in seen:
+            break
+        drawn = draw(redraw)
+    seen.add(canonical(drawn))
+    return drawn
+
+
+def no_table(level: int) -> SkillError:
+    """The refusal of `Skill.table` for an open level."""
+    return SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
 
 
 def check_level(skill_id: str, level: int, max_level: int) -> None:

@@ -47,6 +47,7 @@ from realm.guild.skills.base import (
     check_request,
     keyed_hash,
     keyed_rng,
+    no_table,
 )
 from realm.settings import nearest
 
@@ -215,7 +216,7 @@ class ReasoningGymSkill:
     def table(self, level: int) -> list[Problem]:
         """Every question of a closed level that the survey found, in the order in which it did."""
         if not self.closed(level):
-            raise SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
+            raise no_table(level)
         return [self._problem(level, *place, "train") for place in _table(self, level)]
 
     def generate(self, level: int, count: int, seed: int, split: Split = "train") -> list[Problem]:

@@ -36,6 +36,7 @@ from realm.guild.skills.base import (
     check_request,
     keyed_hash,
     keyed_rng,
+    no_table,
 )
 from realm.settings import RealmHome, SettingsError, nearest
 
@@ -214,7 +215,7 @@ class RemoteSkill:
     def table(self, level: int) -> list[Problem]:
         """Every problem of a closed level, drawn from the server until its own count is reached."""
         if not self.closed(level):
-            raise SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
+            raise no_table(level)
         wanted, found = self._about["levels"][level - 1].distinct, {}
         for seed in range(4):
             for problem in self._rows(level, min(COUNT_AT_MOST, 4 * wanted + 200), seed, "public"):

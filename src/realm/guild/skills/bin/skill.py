@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from operator import attrgetter
+
 from realm.guild.skills.base import (
     DEFAULT_THRESHOLD,
     Grade,
@@ -12,8 +15,10 @@ from realm.guild.skills.base import (
     bucket,
     check_level,
     check_request,
+    first_unseen,
     keyed_hash,
     keyed_rng,
+    no_table,
 )
 from realm.guild.skills.bin.draw import draw_question
 from realm.guild.skills.bin.grade import grade_prompt
@@ -65,7 +70,7 @@ class BinSkill:
         check_level(self.id, level, MAX_LEVEL)
         links = closed_table(level)
         if links is None:
-            raise SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
+            raise no_table(level)
         return [self._problem(level, self._table_question(level, link), "train") for link in links]
 
     def _table_question(self, level: int, link: Link) -> Question:
@@ -88,17 +93,9 @@ class BinSkill:
         check_request(self.id, level, count, seed, split, MAX_LEVEL)
         if split != "train" and self.closed(level):
             return self._from_table(level, count, seed, split)
-        problems: list[Problem] = []
         seen: set[str] = set()
-        for index in range(count):
-            problem = self._draw(level, seed, index, 0, split)
-            for redraw in range(1, 20 if split != "train" else 0):
-                if problem.canonical not in seen:
-                    break
-                problem = self._draw(level, seed, index, redraw, split)
-            seen.add(problem.canonical)
-            problems.append(problem)
-        return problems
+        return [first_unseen(partial(self._draw, level, seed, index, split=split), attrgetter("canonical"), seen, split)
+                for index in range(count)]
 
     def _draw(self, level: int, seed: int, index: int, redraw: int, split: Split) -> Problem:
         key = (self.id, self.version, level, seed, index, redraw)

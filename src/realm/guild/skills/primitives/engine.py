@@ -13,6 +13,8 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from realm.guild.skills.base import (
@@ -25,8 +27,10 @@ from realm.guild.skills.base import (
     bucket,
     check_level,
     check_request,
+    first_unseen,
     keyed_hash,
     keyed_rng,
+    no_table,
 )
 
 DIGITS = "0123456789"
@@ -37,7 +41,6 @@ LONGEST_PROMPT = 2_000  # characters; no level comes near, and foreign text may 
 LONGEST_EMBEDDED = 400  # characters of a body looked at inside other texts; the longest prompt of all levels has 250
 LONGEST_RESPONSE = 20_000
 DRAWS = 20_000  # the smallest splits own 5 %: 20 draws on average, so running out means an empty split
-REDRAWS = 20  # a held-out call avoids its own repetitions this often
 VERSION = "1.0.0"
 
 _SPACES = re.compile(r"[ \t]+")
@@ -196,7 +199,7 @@ class PrimitiveSkill:
     def table(self, level: int) -> list[Problem]:
         """Only closed levels have a table."""
         check_level(self.id, level, self.max_level)
-        raise SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
+        raise no_table(level)
 
     def generate(self, level: int, count: int, seed: int, split: Split = "train") -> list[Problem]:
         """`count` problems of a level and split; a held-out call repeats one only when it asks for more than there are.
@@ -205,17 +208,10 @@ class PrimitiveSkill:
             SkillError: an impossible request.
         """
         check_request(self.id, level, count, seed, split, self.max_level)
-        problems: list[Problem] = []
         seen: set[str] = set()
-        for index in range(count):
-            content, canonical = self._draw(level, seed, index, 0, split)
-            for redraw in range(1, REDRAWS if split != "train" else 0):
-                if canonical not in seen:
-                    break
-                content, canonical = self._draw(level, seed, index, redraw, split)
-            seen.add(canonical)
-            problems.append(self._problem(level, content, split))
-        return problems
+        drawn = (first_unseen(partial(self._draw, level, seed, index, split=split), itemgetter(1), seen, split)
+                 for index in range(count))
+        return [self._problem(level, content, split) for content, _ in drawn]
 
     def _draw(self, level: int, seed: int, index: int, redraw: int, split: Split) -> tuple[Any, str]:
         """The first drawn content that the split owns, and its canonical text."""

@@ -8,6 +8,9 @@ by one, in any dressing, and would measure recall.
 
 from __future__ import annotations
 
+from functools import partial
+from operator import attrgetter
+
 from realm.guild.skills.base import (
     DEFAULT_THRESHOLD,
     Grade,
@@ -17,8 +20,10 @@ from realm.guild.skills.base import (
     Split,
     check_level,
     check_request,
+    first_unseen,
     keyed_hash,
     keyed_rng,
+    no_table,
 )
 from realm.guild.skills.sy.answers import golden, grade_prompt
 from realm.guild.skills.sy.draw import draw_puzzle
@@ -29,7 +34,6 @@ from realm.guild.skills.sy.solver import Solution, solve
 
 SPOKES = ("seq_transform", "attn_select", "mem_context", "fmt_structured")
 FORMAT_SPOKE = {"json": "fmt_json", "list": "fmt_list", "comma": "fmt_list", "table": "fmt_table"}
-REDRAWS = 20
 
 
 class SySkill:
@@ -62,22 +66,14 @@ class SySkill:
     def table(self, level: int) -> list[Problem]:
         """SY has no closed level, so no table."""
         check_level(self.id, level, MAX_LEVEL)
-        raise SkillError(f"level {level}: only closed levels have a table, this one is open; use generate()")
+        raise no_table(level)
 
     def generate(self, level: int, count: int, seed: int, split: Split = "train") -> list[Problem]:
         """`count` problems of a level and split; held-out splits repeat a set of words only when they must."""
         check_request(self.id, level, count, seed, split, MAX_LEVEL)
-        problems: list[Problem] = []
         seen: set[str] = set()
-        for index in range(count):
-            problem = self._draw(level, seed, index, 0, split)
-            for redraw in range(1, REDRAWS if split != "train" else 0):
-                if problem.canonical not in seen:
-                    break
-                problem = self._draw(level, seed, index, redraw, split)
-            seen.add(problem.canonical)
-            problems.append(problem)
-        return problems
+        return [first_unseen(partial(self._draw, level, seed, index, split=split), attrgetter("canonical"), seen, split)
+                for index in range(count)]
 
     def _draw(self, level: int, seed: int, index: int, redraw: int, split: Split) -> Problem:
         key = (self.id, self.version, level, seed, split, index, redraw)
