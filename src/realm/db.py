@@ -19,7 +19,7 @@ from ulid import ULID
 
 from realm.settings import RealmHome
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 BUSY_TIMEOUT_S = 30.0  # notes/feasibility: worst transaction 0.4-0.9 s with several writers
 
 metadata = sa.MetaData()
@@ -182,7 +182,8 @@ metrics = sa.Table(
     sa.Index("ix_metrics_run_effort", "run_id", "effort"),
 )  # fmt: skip
 
-# Battle child.
+# Battle child makes a row; state, zone, path and marks are then the arena's, which does the Vault's work, except that
+# whoever finds a file damaged marks the row corrupt. The row of a deleted checkpoint stays: lineage goes through it.
 checkpoints = sa.Table(
     "checkpoints", metadata, _id(),
     sa.Column("hero_id", sa.String, nullable=False),
@@ -191,13 +192,17 @@ checkpoints = sa.Table(
     sa.Column("step", sa.Integer, nullable=False),
     sa.Column("quest_id", sa.String),
     sa.Column("battle_id", sa.String),
-    sa.Column("path", sa.String, nullable=False),  # relative to the realm home
+    sa.Column("path", sa.String, nullable=False),  # relative to the realm home; absolute in a zone outside it
     sa.Column("manifest_sha256", sa.String, nullable=False),
     sa.Column("bytes", sa.Integer, nullable=False),
-    sa.Column("state", sa.String, nullable=False),  # live | corrupt | trash | gone
+    sa.Column("state", sa.String, nullable=False),  # live | corrupt | deep (an archive) | trash | gone
     sa.Column("resumable", sa.Boolean, nullable=False),  # resume/ is there
     sa.Column("pinned", sa.Boolean, nullable=False, default=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("zone", sa.String, nullable=False, default="hot", server_default="hot"),  # hot | warm | deep
+    sa.Column("promoted", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
+    sa.Column("tags", sa.JSON),  # sorted words of a person; null = none
+    sa.Column("trashed_at", sa.Float),
     sa.UniqueConstraint("hero_id", "campaign_id", "run_id", "step"),
 )  # fmt: skip
 
