@@ -23,7 +23,7 @@ from benchmarks.proving_ground import Ground, battle_worker, ground, open_level,
 from benchmarks.registry import Options
 from benchmarks.table import Row
 from realm.heroes.model import IGNORE, Hero, pad_rows, row_tensors, summed_loss
-from realm.schools import scribe
+from realm.schools import chassis, scribe
 from realm.schools.muon import muon_adamw
 
 EQUAL = 1e-4  # nats; loss curves further apart than this are not the same training
@@ -62,7 +62,7 @@ def field_of(where: Ground) -> Field:
     if dropped:
         raise RuntimeError(f"{len(dropped)} rows were dropped; the arms would train on different rows")
     per_step = where.profile.rows_per_step
-    order = list(scribe.stream(where.campaign["id"], where.quest["id"], len(rows), 0, where.steps * per_step))
+    order = list(chassis.stream(where.campaign["id"], where.quest["id"], len(rows), 0, where.steps * per_step))
     tensors = [row_tensors(row) for row in rows]
     batches = [[tensors[i] for i in order[at : at + per_step]] for at in range(0, len(order), per_step)]
     return Field(where, order, batches)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from realm.heroes.model import Hero
-from realm.schools import muon, scribe
-from realm.schools.scribe import OptimizerState, Segment, TrainingError
+from realm.schools import chassis, muon, scribe
+from realm.schools.chassis import OptimizerState, Segment, TrainingError
 
 
 @pytest.fixture
@@ -47,24 +47,24 @@ def parameters(hero):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(0, 200), st.integers(0, 100), st.integers(0, 100))
 def test_stream_goes_on_where_it_stopped(rows, cursor, first, second):
-    whole = list(scribe.stream("c", "q", rows, cursor, first + second))
-    assert whole == [*scribe.stream("c", "q", rows, cursor, first),
-                     *scribe.stream("c", "q", rows, cursor + first, second)]  # fmt: skip
+    whole = list(chassis.stream("c", "q", rows, cursor, first + second))
+    assert whole == [*chassis.stream("c", "q", rows, cursor, first),
+                     *chassis.stream("c", "q", rows, cursor + first, second)]  # fmt: skip
     assert len(whole) == first + second
 
 
 def test_every_epoch_holds_every_row_once_in_another_order():
-    epochs = [scribe.order("c", "q", e, 50) for e in range(3)]
+    epochs = [chassis.order("c", "q", e, 50) for e in range(3)]
     assert all(sorted(e) == list(range(50)) for e in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert scribe.order("c", "q", 0, 50) == epochs[0] != scribe.order("c", "other", 0, 50)
-    assert list(scribe.stream("c", "q", 50, 30, 40)) == epochs[0][30:] + epochs[1][:20]
+    assert chassis.order("c", "q", 0, 50) == epochs[0] != chassis.order("c", "other", 0, 50)
+    assert list(chassis.stream("c", "q", 50, 30, 40)) == epochs[0][30:] + epochs[1][:20]
 
 
 def test_order_is_pinned():
     """Runs of other machines and years must see the same order: these numbers may never change."""
-    assert scribe.order("campaign", "quest", 0, 8) == PINNED_ORDER
-    assert scribe.step_seed(7, "campaign", 1) == PINNED_SEED
+    assert chassis.order("campaign", "quest", 0, 8) == PINNED_ORDER
+    assert chassis.step_seed(7, "campaign", 1) == PINNED_SEED
 
 
 PINNED_ORDER = [5, 6, 1, 4, 7, 3, 0, 2]
@@ -102,7 +102,7 @@ def plain_loop(hero, steps):
     """What the Scribe does, in plain PyTorch: one row at a time, no blocks, no Trainer."""
     wanted = hero.profile.training_defaults
     rows, _ = hero.render(kit.conversations(13))
-    indices = list(scribe.stream("c", "q", len(rows), 0, steps * hero.profile.rows_per_step))
+    indices = list(chassis.stream("c", "q", len(rows), 0, steps * hero.profile.rows_per_step))
     optimizer = torch.optim.AdamW(hero.model.parameters(), lr=wanted.learning_rate,
                                   betas=hero.profile.optimizer.betas, weight_decay=0.0)  # fmt: skip
     hero.model.train()
@@ -172,7 +172,7 @@ def test_facts_of_a_step(nest):
     assert [f.step for f in facts] == [101, 102, 103, 104, 105]
     assert [f.cursor for f in facts] == [18, 24, 30, 36, 42]
     rows, _ = hero.render(kit.conversations(13))
-    indices = list(scribe.stream("c", "q", 13, 12, 30))
+    indices = list(chassis.stream("c", "q", 13, 12, 30))
     for k, f in enumerate(facts):
         batch = [rows[i] for i in indices[6 * k : 6 * k + 6]]
         assert (f.tokens, f.trained_tokens) == (sum(len(r.ids) for r in batch), sum(r.trained for r in batch))
@@ -258,8 +258,8 @@ def test_muon_adamw_steps_like_its_parts(nest):
 def test_optimizer_state_round_trip_is_bit_exact(nest, tmp_path, kind):
     hero = nest(optimizer={"type": kind})
     _, kept = learn(hero, steps=3)
-    saved = scribe.save_optimizer(kept, hero.model, tmp_path)
-    read = scribe.load_optimizer(tmp_path, saved)
+    saved = chassis.save_optimizer(kept, hero.model, tmp_path)
+    read = chassis.load_optimizer(tmp_path, saved)
     named = dict(hero.model.named_parameters())
     assert len(read.loaded) == sum(len(s) for s in kept.optimizer.state.values()) > len(named)
     for name, value in read.loaded.items():
@@ -271,8 +271,8 @@ def test_optimizer_state_round_trip_is_bit_exact(nest, tmp_path, kind):
     # A state that was loaded but not used yet must be saved as it came.
     again = tmp_path / "again"
     again.mkdir()
-    scribe.save_optimizer(read, hero.model, again)
-    assert (again / scribe.OPTIMIZER_FILE).read_bytes() == (tmp_path / scribe.OPTIMIZER_FILE).read_bytes()
+    chassis.save_optimizer(read, hero.model, again)
+    assert (again / chassis.OPTIMIZER_FILE).read_bytes() == (tmp_path / chassis.OPTIMIZER_FILE).read_bytes()
 
 
 def test_dropout_depends_on_the_step_not_on_history(nest):
@@ -331,18 +331,19 @@ def test_other_errors_are_not_called_out_of_memory(nest, monkeypatch):
 
 def test_modes_that_are_not_built_yet_are_refused():
     with pytest.raises(TrainingError, match="set training_mode: full"):
-        scribe.check_supported(kit.micro_profile(training_mode="qlora", load_in_4bit=True))
+        chassis.check_supported(kit.micro_profile(training_mode="qlora", load_in_4bit=True))
 
 
 def test_physics_differences_are_named(nest):
     hero = nest()
-    before = scribe.physics(hero.profile, hero.model)
-    assert scribe.differences(before, before) == []
+    before = chassis.physics(hero.profile, hero.model, scribe.FAMILY)
+    assert chassis.differences(before, before) == []
     other = nest(optimizer={"type": "adamw"})
-    assert scribe.differences(before, scribe.physics(other.profile, other.model)) == [
+    assert chassis.differences(before, chassis.physics(other.profile, other.model, scribe.FAMILY)) == [
         "optimizer.type was 'muon', is 'adamw'"]  # fmt: skip
     larger = kit.micro_profile("big", model={"architecture": {"num_hidden_layers": 2}})
     from realm.settings import RealmHome
 
     big = Hero.load(larger, kit.born(RealmHome().create(), larger))
-    assert scribe.differences(before, scribe.physics(larger, big.model)) == ["the parameters are others"]
+    now = chassis.physics(larger, big.model, scribe.FAMILY)
+    assert chassis.differences(before, now) == ["the parameters are others"]

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from realm import db
+from realm import db, schools
 from realm.arena import trial
 from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
 from realm.guild import campaigns
@@ -39,7 +40,7 @@ from realm.vault.checkpoints import CheckpointError, Place
 if TYPE_CHECKING:
     from realm.heroes.chat import Rendered
     from realm.heroes.model import Hero
-    from realm.schools.scribe import OptimizerState
+    from realm.schools.chassis import Context, OptimizerState
 
 log = logging.getLogger("realm.battle")
 STATE_FORMAT = 1
@@ -72,9 +73,10 @@ class Held:
 
 @dataclass
 class Quest:
-    """The data side of one battle: rendered rows and where to go on in them."""
+    """The data side of one battle: the school's rows and where to go on in them."""
 
-    rows: list[Rendered] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
+    context: Context | None = None
     start_step: int = 0
     steps: int = 0
     cursor: int = 0
@@ -118,7 +120,7 @@ class Worker:
             battle.fight()
         except _Leaving:
             battle.leave()
-        except (BattleFailed, CheckpointError, ProfileError) as error:
+        except (BattleFailed, CheckpointError, ProfileError, schools.SchoolError) as error:
             battle.fail(getattr(error, "code", "profile"), str(error))
         except Exception as error:  # the process is the boundary: the arena must read why, not see a dead child
             traceback.print_exc(file=sys.stderr)
@@ -126,14 +128,14 @@ class Worker:
             battle.fail(code if isinstance(code, str) else "battle_failed", f"{type(error).__name__}: {error}")
 
 
-def _warm_up() -> None:
+def _warm_up(school: str = "scribe") -> None:
     """Import torch and the school, once. With the collector off it takes a fifth less (3.6 instead of 4.5 CPU-s), and
     what is there for good is frozen, or each full collection would walk over 700,000 objects again (0.3 s)."""
-    if "realm.schools.scribe" in sys.modules:
+    if schools.entry(school).module in sys.modules:
         return
     gc.disable()
     try:
-        import realm.schools.scribe  # noqa: F401
+        schools.load(school)
     finally:
         gc.freeze()
         gc.enable()
@@ -156,16 +158,18 @@ class _Battle:
     def fight(self) -> None:
         self.profile: HeroProfile = parse_profile(self.config["hero"], "battle.config.hero")
         self._phase("loading libraries")
-        _warm_up()
+        _warm_up(self.config["school"])
+        self.school = schools.load(self.config["school"])
         self._phase("loading weights")
         held = self._load()
         probe = self._read_probe()
         self._phase("reading the quest")
-        self._prepare_quest(held)
-        order = self.pulse.poll()
+        order = self._prepare_quest(held)
         if self.quest.steps > 0 and order == "run":
             order = self._train(held, probe)
         checkpoint = self._finish_training(held, order)
+        if order in ("run", "skip"):  # nobody asks for it again; a quest that goes on keeps what its school worked out
+            shutil.rmtree(self._live_folder(), ignore_errors=True)
         if order == "run":
             order = self._examine(held, checkpoint, probe)
         outcome = {"stop": "stopped", "skip": "skipped"}.get(order, "trained")
@@ -211,7 +215,7 @@ class _Battle:
     def _load(self) -> Held:
         """The hero as the parent checkpoint has it: from memory when it is the same, else from disk."""
         from realm.heroes.model import Hero, make_embedded
-        from realm.schools import scribe
+        from realm.schools import chassis
 
         parent, held = self.config["parent_checkpoint_id"], self.worker.held
         if held and not held.moved and held.checkpoint_id == parent and held.hero.profile == self.profile:
@@ -222,26 +226,26 @@ class _Battle:
             folder = weights_folder(self.profile, self.home)
             if self.profile.embedded:
                 folder = make_embedded(self.profile, self.home)
-            held = Held(Hero.load(self.profile, folder), scribe.OptimizerState(), 0, None, None)
+            held = Held(Hero.load(self.profile, folder), chassis.OptimizerState(), 0, None, None)
         else:
             found = checkpoints.load(self.home, self.engine, parent)
-            optimizer = scribe.OptimizerState()
+            optimizer = chassis.OptimizerState()
             if found.state is not None:
-                optimizer = scribe.load_optimizer(found.folder / checkpoints.RESUME, found.state["optimizer"])
+                optimizer = chassis.load_optimizer(found.folder / checkpoints.RESUME, found.state["optimizer"])
             folder = found.folder
             held = Held(Hero.load(self.profile, folder), optimizer, found.place.step, parent, found.state)
         checkpoints.point_current(self.home, folder)
         self.worker.held, self._last_good = held, (held.step, parent)
         return held
 
-    def _prepare_quest(self, held: Held) -> None:
-        """Rows, and where in them to begin; contracts A9."""
+    def _prepare_quest(self, held: Held) -> Order:
+        """Rows, and where in them to begin; contracts A9. What is wanted afterwards."""
         config, quest = self.config, self.quest
         state = held.state or {}
         quest.start_step = held.step
         before = max(0, held.step - config["quest_start_step"])  # steps of this quest that the weights have had
         quest.steps = max(0, config["steps"] - before)
-        quest.cursor = before * self.profile.rows_per_step
+        quest.cursor = before * schools.rows_per_step(config["school"], self.profile)
         if before and config["quest_id"] is not None and state.get("quest_id") == config["quest_id"]:
             quest.same_quest, quest.cursor = True, state["cursor"]
             self.pulse.tracker = StrainTracker.from_state(state["tracker"])
@@ -250,10 +254,40 @@ class _Battle:
         self.cursor = quest.cursor
         if quest.steps == 0 or config["data"] is None:
             quest.steps = 0
-            return
-        quest.rows = self._render(held.hero, self._read_rows(config["data"]), config["data"]["path"])
+            return self.pulse.poll()
+        from realm.schools import chassis
 
-    def _read_rows(self, data: dict[str, Any]) -> list[list[dict[str, Any]]]:
+        quest.context = self._context(held, fresh=before == 0)
+        try:
+            self._prepare_rows(held.hero, self._read_rows(config["data"]), config["data"]["path"])
+        except chassis.Interrupted:
+            quest.steps = 0
+            return self.pulse.order
+        except chassis.TrainingError as error:
+            raise BattleFailed(error.code, str(error)) from error
+        return self.pulse.poll()
+
+    def _context(self, held: Held, fresh: bool) -> Context:
+        """What the school may use; the quest's folder is empty when the quest begins."""
+        from realm.schools import chassis
+
+        folder = self._live_folder()
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        return chassis.Context(
+            folder=folder, fresh=fresh, seed=self.config["seed"], step=held.step, checkpoint_id=held.checkpoint_id,
+            home=self.home.root, options=self.config.get("options") or {}, interrupted=self.pulse.interrupted,
+            phase=self._phase, note=self._school_note,
+        )  # fmt: skip
+
+    def _live_folder(self) -> Path:
+        return self.home.queue / "live" / str(self.config["quest_id"])
+
+    def _school_note(self, kind: str, text: str, level: str, /, **payload: Any) -> None:
+        self.pulse.note(kind, text, level, battle_id=self.row["id"], school=self.config["school"], **payload)
+
+    def _read_rows(self, data: dict[str, Any]) -> list[dict[str, Any]]:
         path = self.home.root / data["path"]
         if not path.is_file():
             raise BattleFailed("data_missing", f"{path} is missing; drop the file into the inbox again")
@@ -262,21 +296,21 @@ class _Battle:
         if data.get("sha256") and found != data["sha256"]:
             raise BattleFailed("data_changed", f"{path}: sha256 {found[:12]}… is not the {data['sha256'][:12]}… that "
                                "the Cleric checked; drop the file into the inbox again")  # fmt: skip
-        return [json.loads(line)["messages"] for line in raw.splitlines() if line.strip()]
+        return [json.loads(line) for line in raw.splitlines() if line.strip()]
 
-    def _render(self, hero: Hero, conversations: list[Any], path: str) -> list[Rendered]:
-        rows, dropped = hero.render(conversations)
+    def _prepare_rows(self, hero: Hero, raw: list[dict[str, Any]], path: str) -> None:
+        rows, dropped = self.school.prepare(hero, raw, self.quest.context)
         if not rows:
-            raise BattleFailed("no_rows", f"{path}: none of {len(conversations)} rows can be trained on; "
+            raise BattleFailed("no_rows", f"{path}: none of {len(raw)} rows can be trained on; "
                                f"the first: {dropped[0][2] if dropped else 'the file is empty'}")  # fmt: skip
         if dropped:
             codes = sorted({code for _, code, _ in dropped})
-            text = (f"{path}: {len(dropped)} of {len(conversations)} rows left out ({', '.join(codes)}); "
+            text = (f"{path}: {len(dropped)} of {len(raw)} rows left out ({', '.join(codes)}); "
                     f"row {dropped[0][0] + 1}: {dropped[0][2]}")  # fmt: skip
             self.pulse.note("alert", text, "trouble", alert_id=f"dropped:{self.row['id']}", code="rows_dropped",
                             what="rendering a quest", why=text,
                             fix="Shorten or mend these rows; the others are trained on.")  # fmt: skip
-        return rows
+        self.quest.rows = rows
 
     def _read_probe(self) -> list[Rendered]:
         if not self.config.get("probe"):
@@ -299,7 +333,7 @@ class _Battle:
     # --- training ---
 
     def _train(self, held: Held, probe: list[Rendered]) -> Order:
-        from realm.schools import scribe
+        from realm.schools import chassis
 
         self._carry_over(held)
         if probe and self.loss_before is None:  # a quest that goes on was measured when it began
@@ -307,7 +341,7 @@ class _Battle:
         self._begin()
         quest, order = self.quest, "run"
 
-        def on_step(facts: scribe.StepFacts) -> bool:
+        def on_step(facts: chassis.StepFacts) -> bool:
             nonlocal order
             self.cursor, held.step = facts.cursor, facts.step
             order = self.pulse.step(facts)
@@ -316,26 +350,27 @@ class _Battle:
                 self._save_now("every save_steps")
             return order == "run"
 
-        segment = scribe.Segment(self.config["campaign_id"], self.config["quest_id"], self.config["seed"],
-                                 quest.start_step, quest.steps, quest.cursor)  # fmt: skip
+        segment = chassis.Segment(self.config["campaign_id"], self.config["quest_id"], self.config["seed"],
+                                  quest.start_step, quest.steps, quest.cursor)  # fmt: skip
         held.moved = True
         try:
-            scribe.train(held.hero, quest.rows, segment, held.optimizer, self.home.run / "trainer", on_step)
-        except scribe.TrainingError as error:
+            self.school.train(held.hero, quest.rows, segment, held.optimizer, self.home.run / "trainer", on_step,
+                              quest.context)  # fmt: skip
+        except chassis.TrainingError as error:
             raise BattleFailed(error.code, str(error)) from error
         return order
 
     def _carry_over(self, held: Held) -> None:
         """Keep the optimizer when school family, physics and parameters match; else begin it anew and say why."""
-        from realm.schools import scribe
+        from realm.schools import chassis
 
-        now = scribe.physics(self.profile, held.hero.model)
+        now = chassis.physics(self.profile, held.hero.model, self.school.FAMILY)
         if held.optimizer.physics:
-            reasons = scribe.differences(held.optimizer.physics, now)
+            reasons = chassis.differences(held.optimizer.physics, now)
         else:
             reasons = ["first training of this hero" if held.step == 0 else "the checkpoint holds no resume state"]
         if reasons:
-            held.optimizer = scribe.OptimizerState()
+            held.optimizer = chassis.OptimizerState()
         text = "Optimizer state begins anew: " + "; ".join(reasons) if reasons else "Optimizer state carried over"
         self.pulse.note("optimizer", text + ".", "info", battle_id=self.row["id"], reset=bool(reasons),
                         reason="; ".join(reasons) or "same school family, physics and parameters")  # fmt: skip
@@ -383,13 +418,13 @@ class _Battle:
 
     def _save(self, why: str) -> str:
         from realm.heroes.model import save_model
-        from realm.schools import scribe
+        from realm.schools import chassis
 
         held = self.worker.held
         hero = held.hero
 
         def write_resume(folder: Path) -> dict[str, Any]:
-            return self._state(held, scribe.save_optimizer(held.optimizer, hero.model, folder))
+            return self._state(held, chassis.save_optimizer(held.optimizer, hero.model, folder))
 
         place = Place(self.profile.id, self.config["campaign_id"], self.config["run_id"], held.step)
         size = sum(p.numel() * p.element_size() for p in hero.model.parameters())

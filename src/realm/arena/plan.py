@@ -437,6 +437,7 @@ def battle_config(
         "data": {"path": quest["path"], "sha256": report.get("sha256") or quest["content_sha256"],
                  "rows": quest["rows"]},
         "skill": quest["skill"], "level": quest["level"], "probe": report.get("probe"),
+        "options": (quest["origin"] or {}).get("options", {}),
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ Order = Literal["run", "stop", "skip"]
 
 
 class StepLike(Protocol):
-    """What a school reports of one optimizer step (`schools.scribe.StepFacts`)."""
+    """What a school reports of one optimizer step (`schools.chassis.StepFacts`)."""
 
     step: int
     loss: float

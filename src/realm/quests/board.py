@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from realm import db, events
+from realm import db, events, schools
 from realm.settings import LANES, RealmHome
 
 quests = db.quests
@@ -231,12 +231,9 @@ def hold(connection: sa.Connection, quest_id: str) -> None:
 def unhold(connection: sa.Connection, quest_id: str) -> None:
     """Let a held quest be taken again, at its old place."""
     quest = _in_state(connection, quest_id, ("hold",), "released")
-    if quest["school"] not in OPEN_SCHOOLS:
+    if not schools.open_to(quest["school"]):
         raise BoardError(f"quest {quest['name']} waits for the school {quest['school']}, which is not open yet")
     set_state(connection, quest_id, "queued", "released")
-
-
-OPEN_SCHOOLS = ("scribe",)
 
 
 def retry(connection: sa.Connection, quest_id: str) -> None:

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from ulid import ULID
 
 from afs.jsonl import file_sha256
-from realm import db, events
+from realm import db, events, schools
 from realm.quests import board
 from realm.quests.board import BoardError, NewQuest
 from realm.settings import LANES, RealmHome
@@ -265,7 +265,7 @@ def _same_file(known: dict[str, Any] | None, origin: dict[str, Any]) -> bool:
 def _state_for(report: dict[str, Any]) -> str:
     if report["verdict"] == "refused":
         return "refused"
-    return "queued" if report.get("school") in board.OPEN_SCHOOLS else "hold"
+    return "queued" if schools.open_to(report.get("school")) else "hold"
 
 
 def _write_whole(path: Path, text: str) -> None:
