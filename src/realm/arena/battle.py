@@ -277,7 +277,8 @@ class _Battle:
         folder.mkdir(parents=True, exist_ok=True)
         return chassis.Context(
             folder=folder, fresh=fresh, seed=self.config["seed"], step=held.step, checkpoint_id=held.checkpoint_id,
-            home=self.home.root, options=self.config.get("options") or {}, interrupted=self.pulse.interrupted,
+            campaign_id=self.config["campaign_id"], run_id=self.config["run_id"], quest_id=self.config["quest_id"],
+            home=self.home, options=self.config.get("options") or {}, interrupted=self.pulse.interrupted,
             phase=self._phase, note=self._school_note,
         )  # fmt: skip
 

@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 from realm.heroes.model import Hero
 from realm.heroes.profile import HeroProfile
 from realm.schools.muon import muon_adamw
+from realm.settings import RealmHome
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 # Names of transformers' own optimizer factory (TrainingArguments.optim).
@@ -106,7 +107,8 @@ class Context:
 
     `folder`: the quest's own folder, which lives as long as the quest is unfinished. What a school works out once at
     the beginning and must find again on resume (live answers, a reference's or a teacher's outputs) is written there;
-    `fresh` is True when the quest begins, and then the folder is empty. `interrupted` is asked in long loops: True
+    `fresh` is True when the quest begins, and then the folder is empty. `step` and `checkpoint_id` say which hero `prepare`
+    is given (None: as it was born). `interrupted` is asked in long loops: True
     means that `prepare` should give up by raising `Interrupted`. `options` are the quest's own settings for its school.
     """
 
@@ -115,7 +117,10 @@ class Context:
     seed: int = 0
     step: int = 0
     checkpoint_id: str | None = None
-    home: Path | None = None
+    campaign_id: str = ""
+    run_id: str = ""
+    quest_id: str = ""
+    home: RealmHome | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     interrupted: Callable[[], bool] = lambda: False
     phase: Callable[[str], None] = lambda words: None
@@ -280,9 +285,11 @@ def _optim_args(profile: HeroProfile) -> str | None:
     return f"rank={wanted.rank},update_proj_gap={wanted.update_proj_gap},scale={wanted.scale}"
 
 
-def _schedule(optimizer: torch.optim.Optimizer, warmup: int, start: int) -> torch.optim.lr_scheduler.LambdaLR:
+def _schedule(
+    optimizer: torch.optim.Optimizer, warmup: int, start: int, rate: float = 1.0
+) -> torch.optim.lr_scheduler.LambdaLR:  # fmt: skip
     """Warm-up then constant over the campaign's steps; the first step of a campaign already moves."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: min(1.0, (start + k + 1) / max(1, warmup)))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: rate * min(1.0, (start + k + 1) / max(1, warmup)))
 
 
 def _base_rates(profile: HeroProfile, optimizer: torch.optim.Optimizer) -> None:
@@ -324,10 +331,13 @@ def begin(kept: OptimizerState, hero: Hero, segment: Segment, rows: Sequence[Any
     return True
 
 
-def run(trainer: Trainer, hero: Hero, segment: Segment, kept: OptimizerState, family: str) -> None:
+def run(
+    trainer: Trainer, hero: Hero, segment: Segment, kept: OptimizerState, family: str, rate: float = 1.0
+) -> None:  # fmt: skip
     """Train the segment: `trainer` with the realm's schedule and the optimizer that was carried over.
 
     Args:
+        rate: factor of all learning rates; preference and reward training need smaller ones than imitation.
         trainer: made with `arguments`, a `StepHooks` callback and `optimizers=(kept.optimizer, None)`.
         kept: optimizer of the step before, or empty; holds this segment's optimizer afterwards.
 
@@ -341,7 +351,8 @@ def run(trainer: Trainer, hero: Hero, segment: Segment, kept: OptimizerState, fa
     kept.physics = physics(profile, model, family)
     _restore(kept, model)
     _base_rates(profile, kept.optimizer)
-    trainer.lr_scheduler = _schedule(kept.optimizer, profile.training_defaults.warmup_steps, segment.start_step)
+    trainer.lr_scheduler = _schedule(kept.optimizer, profile.training_defaults.warmup_steps, segment.start_step,
+                                     rate)  # fmt: skip
     try:
         trainer.train()
     except (RuntimeError, MemoryError) as error:
