@@ -22,7 +22,7 @@ LANES = ("high", "normal", "low")
 # Folders a person may look into; made by `RealmHome.create`.
 HOME_FOLDERS = (
     "inbox", *(f"inbox/{lane}" for lane in LANES), *(f"queue/{lane}" for lane in LANES),
-    "completed", "failed", "quarantine", "models", "vault", "campaigns", "heroes", "logs", "run",
+    "completed", "failed", "quarantine", "models", "vault", "campaigns", "heroes", "knowledge", "logs", "run",
 )  # fmt: skip
 
 

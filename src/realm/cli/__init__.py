@@ -22,6 +22,7 @@ from realm.cli.passives import passives_app
 from realm.cli.primitive import primitive_app
 from realm.cli.quest import quest_app
 from realm.cli.realm import realm_app
+from realm.cli.shelf import shelf_app
 from realm.cli.skill import skill_app
 from realm.cli.vault import vault_app
 from realm.settings import SettingsError, realm_home
@@ -34,7 +35,7 @@ app.add_typer(realm_app)
 for name, group in (("quest", quest_app), ("battle", battle_app), ("trial", trial_app), ("skill", skill_app),
                     ("vault", vault_app), ("hero", hero_app), ("campaign", campaign_app), ("ledger", ledger_app),
                     ("module", module_app), ("forge", forge_app), ("primitive", primitive_app),
-                    ("passives", passives_app)):  # fmt: skip
+                    ("passives", passives_app), ("shelf", shelf_app)):  # fmt: skip
     app.add_typer(group, name=name)
 
 

@@ -100,6 +100,7 @@ def status(as_json: Json = False) -> None:
     if as_json:
         data = snapshot.model_dump(mode="json")
         data["home"], data["inbox"] = str(home.root), str(home.inbox)
+        data["shelf"] = str(home.root / "knowledge")
         data["services"] = None if states is None else {s.name: s.state for s in states}
         say(data, True, "")
         return
@@ -123,6 +124,7 @@ def status(as_json: Json = False) -> None:
     print(f"queue      high {queue.high}, normal {queue.normal}, low {queue.low}, inbox {queue.inbox}")
     print(f"tavern     {services.url(home.settings, 'tavern')}")
     print(f"inbox      {home.inbox}")
+    print(f"shelf      {home.root / 'knowledge'}")
 
 
 def _deeds(engine, campaign_id: str | None) -> tuple[str, list[tuple[str, str]]]:
