@@ -95,7 +95,7 @@ PARAGRAPHS = st.lists(st.text("ab c.\n#é", max_size=900), max_size=6).map("\n\n
 @given(PARAGRAPHS)
 def test_chunks_lose_no_word_and_are_never_too_long(text):
     chunks = list(shelves.chunk(text, "d"))
-    headings = [m.group(1) for line in text.splitlines() if (m := shelves._HEADING.match(line))]
+    headings = [m.group(1) for line in text.splitlines() if (m := shelves._HEADING.fullmatch(line))]
     if not headings:
         whole = "".join("".join(c.text.split()) for c in chunks)
         assert whole == "".join(text.split()), "nothing is lost and nothing doubled"

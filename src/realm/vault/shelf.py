@@ -31,7 +31,7 @@ CHUNK_CHARS = 800  # about 200 tokens: three of them leave a teacher of 4,096 to
 MAX_BYTES = 16_000_000
 GROUND_CHARS = 2_400
 _WORD = re.compile(r"\w+")
-_HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$")
+_HEADING = re.compile(r"#{1,6}[ \t]+(\S.*?)[ \t]*#*")
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 
 
@@ -167,7 +167,7 @@ def chunk(text: str, source: str) -> Iterator[Chunk]:
     """Cut a text at blank lines, headings and, where a paragraph is too long, at sentences."""
     heading, pending, first, last = "", "", 0, 0
     for number, end, paragraph in _paragraphs(text):
-        title = _HEADING.match(paragraph)
+        title = _HEADING.fullmatch(paragraph)
         if pending and (title or len(pending) + len(paragraph) + 2 > CHUNK_CHARS):
             yield Chunk(source, first, last, heading, pending)
             pending = ""
@@ -188,7 +188,7 @@ def _paragraphs(text: str) -> Iterator[tuple[int, int, str]]:
     """(first line, last line, text) of each paragraph; a Markdown heading is one of its own."""
     lines, begin = [], 0
     for number, line in enumerate(text.splitlines(), 1):
-        alone = _HEADING.match(line) is not None
+        alone = _HEADING.fullmatch(line) is not None
         if lines and (alone or not line.strip()):
             yield begin, number - 1, "\n".join(lines)
             lines = []
