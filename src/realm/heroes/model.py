@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
@@ -34,6 +35,12 @@ transformers_logging.disable_progress_bar()
 torch.set_num_threads(int(os.environ.get("REALM_TORCH_THREADS", "1")))
 
 IGNORE = -100  # label of a position that the loss does not count
+# Logits made at once: 2^25 are 221 tokens of a vocabulary of 151,936. Logits cost about 10 bytes each with their
+# gradient, so this is a third of a GB where a batch of 8 x 2,048 tokens would take 25 GB.
+LOGITS_AT_ONCE = 2**25
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""(logits [n, vocabulary], targets [n]) → weights [n], without gradient."""
 
 
 def device() -> torch.device:
@@ -287,15 +294,52 @@ def summed_loss(model: Any, ids: Tensor, labels: Tensor, plain: bool) -> Tensor:
 
     Args:
         ids, labels: int64 [rows, length], see `pad_rows`.
-        plain: result of `plain_head`; then logits are made for the trained positions only.
+        plain: result of `plain_head`; then logits are made for the trained positions only, and a part of them at a
+            time where there are more than `LOGITS_AT_ONCE` (equal to 1e-6; memory instead of a second head pass).
     """
+
+    def measure(logits: Tensor, targets: Tensor) -> tuple[Tensor]:
+        return (torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"),)
+
+    losses = [loss for (loss,) in _measured(model, ids, labels, plain, measure)]
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+
+def weighted_losses(
+    model: Any, ids: Tensor, labels: Tensor, plain: bool, weigh: Weigh
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum of weight x cross-entropy, weights [n], cross-entropies [n]) over the n labels that count.
+
+    Only the first has a gradient. Arguments as for `summed_loss`.
+    """
+
+    def measure(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weights = weigh(logits, targets)
+        losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        return (weights * losses).sum(), weights, losses.detach()
+
+    sums, weights, losses = zip(*_measured(model, ids, labels, plain, measure), strict=True)
+    return torch.stack(sums).sum(), torch.cat(weights), torch.cat(losses)
+
+
+def _measured(model: Any, ids: Tensor, labels: Tensor, plain: bool, measure: Callable[..., Any]) -> list[Any]:
+    """`measure(logits, targets)` of the labels that count, in as many parts as memory asks for."""
     counted = labels[:, 1:] != IGNORE
-    if plain:
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        logits = model.get_output_embeddings()(hidden[:, :-1][counted])
-    else:
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1][counted]
-    return torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][counted], reduction="sum")
+    targets = labels[:, 1:][counted]
+    if not plain:
+        return [measure(model(input_ids=ids, use_cache=False).logits[:, :-1][counted], targets)]
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][counted]
+    head = model.get_output_embeddings()
+    rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    if len(targets) <= rows:
+        return [measure(head(hidden), targets)]
+
+    def part(hidden: Tensor, targets: Tensor) -> Any:
+        return measure(head(hidden), targets)
+
+    # Checkpointed: a part's logits are thrown away and made again in the backward pass.
+    return [checkpoint(part, h, t, use_reentrant=False)
+            for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)]  # fmt: skip
 
 
 @torch.inference_mode()

@@ -118,6 +118,29 @@ class Optimizer(_Frozen):
     scale: float = Field(0.25, gt=0)
 
 
+EyePolicy = Literal["uniform", "focal", "surprisal", "entropy", "dft", "eaft"]
+
+
+class OracleEye(_Frozen):
+    """Token weights over any school's loss (`schools/oracle_eye.py` has the formulas); uniform weighs nothing.
+
+    A token's weight is clipped to [`floor`, `ceiling`] and then divided by the mean over the optimizer step's trained
+    tokens. `gamma` is focal's exponent, `top_k` the tokens of EAFT's entropy.
+    """
+
+    policy: EyePolicy = "uniform"
+    gamma: float = Field(2.0, ge=0)
+    top_k: int = Field(20, ge=2)
+    floor: float = Field(0.001, gt=0)
+    ceiling: float = Field(10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> OracleEye:
+        if self.floor >= self.ceiling:
+            raise ValueError(f"oracle_eye.floor {self.floor} is not below oracle_eye.ceiling {self.ceiling}")
+        return self
+
+
 class IdleGeneration(_Frozen):
     """`samples` rows per idle quest, made when fewer than `min_queue_depth` quests wait."""
 
@@ -147,6 +170,7 @@ class HeroProfile(_Frozen):
     load_in_4bit: bool = False
     lora: Lora = Lora()
     optimizer: Optimizer = Optimizer()
+    oracle_eye: OracleEye = OracleEye()
     scheduler: Literal["warmup_constant"] = "warmup_constant"
     epochs: int = Field(1, ge=1, description="passes over a file quest when it does not say how many steps")
     seed: int = 0

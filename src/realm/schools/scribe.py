@@ -7,6 +7,7 @@ What surrounds it (data order, steps, schedule, optimizer state) is `schools/cha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 
 from realm.heroes.chat import Rendered
-from realm.heroes.model import Hero, pad_rows, plain_head, row_tensors, summed_loss
+from realm.heroes.model import Hero, pad_rows, plain_head, row_tensors, summed_loss, weighted_losses
+from realm.heroes.profile import OracleEye
 from realm.schools import chassis
 from realm.schools.chassis import Context, Counted, Dropped, OnStep, OptimizerState, Segment
+from realm.schools.oracle_eye import StepWeights, eye_of, raw_weights
 
 FAMILY = "sft"  # schools of one family share optimizer state
 BLOCK_OVERHEAD = 80  # tokens; one more forward and backward of a 3-layer hero costs about 4 ms, a token 50 µs
@@ -76,6 +79,8 @@ class _ScribeTrainer(Trainer):
     sampler: Sampler
     plain: bool
     tokens = trained = 0  # of the present optimizer step
+    eye: OracleEye | None = None  # None: every token weighs the same, and nothing is computed for it
+    weights: StepWeights
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         return self.sampler
@@ -92,15 +97,39 @@ class _ScribeTrainer(Trainer):
     def _summed(self, model: Any, ids: Tensor, labels: Tensor, lengths: list[int]) -> Tensor:
         if model is self.model:
             parts = [(block, max(lengths[i] for i in block)) for block in blocks(lengths)]
-            losses = [summed_loss(model, ids[b, :n], labels[b, :n], self.plain) for b, n in parts]
+            losses = [self._loss(model, ids[b, :n], labels[b, :n], self.plain) for b, n in parts]
             return torch.stack(losses).sum()
         # A wrapper (DDP, FSDP) must be entered once, and by its own forward.
-        return summed_loss(model, ids, labels, plain=False)
+        return self._loss(model, ids, labels, plain=False)
+
+    def _loss(self, model: Any, ids: Tensor, labels: Tensor, plain: bool) -> Tensor:
+        if self.eye is None:
+            return summed_loss(model, ids, labels, plain)
+        loss, weights, losses = weighted_losses(model, ids, labels, plain, self._weigh)
+        self.weights.add(weights, losses)
+        return loss
+
+    def _weigh(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return raw_weights(logits, targets, self.eye)
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Before the step's gradient is clipped it is divided by the step's mean weight: exact, because the weights
+        have no gradient, and the same for every way to cut the step into micro-batches."""
+        if self.eye is not None:
+            mean = self.accelerator.reduce(self.weights.total(), "sum") / self.trained
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(mean)
+        return super()._clip_grad_norm(model)
 
     def counted(self, logs: Mapping[str, Any]) -> Counted:
-        """What this optimizer step read, and begin to count anew."""
+        """What this optimizer step read, and begin to count anew. The loss that is told is the plain one under every
+        policy of the Oracle's Eye: strain and curves must not look better because other tokens are weighed."""
         found = Counted(self.tokens, int(self.trained))
-        self.tokens = 0
+        if self.eye is not None:
+            loss, facts = self.weights.facts()
+            found = replace(found, loss=loss, facts=facts)
+        self.tokens, self.weights = 0, StepWeights()
         return found
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -131,7 +160,9 @@ def train(
         model=model, args=TrainingArguments(**chassis.arguments(profile, segment.steps, scratch)),
         train_dataset=_Rows(rows), data_collator=_collate, callbacks=[hooks], optimizers=(kept.optimizer, None),
     )  # fmt: skip
-    trainer.hero, trainer.plain = hero, plain_head(model)
+    trainer.hero, trainer.plain, trainer.weights = hero, plain_head(model), StepWeights()
+    eye = eye_of(profile, context.options if context else {})
+    trainer.eye = eye if eye.policy != "uniform" else None
     trainer.sampler = chassis.Stream(segment, len(rows), segment.steps * per_step)
     # The loss above is already the share of the whole optimizer step, whatever the model's forward accepts.
     trainer.model_accepts_loss_kwargs = trainer.loss_is_scaled_for_ga = True
