@@ -15,8 +15,8 @@ from realm.heroes import model as hero_model
 from realm.heroes.model import IGNORE, Hero, pad_rows, row_tensors, summed_loss, weighted_losses
 from realm.heroes.profile import OracleEye, ProfileError, parse_profile
 from realm.schools import chassis, oracle_eye, scribe
-from realm.schools.oracle_eye import AllMasked, StepWeights, raw_weights, token_weights
 from realm.schools.chassis import Context, OptimizerState, Segment
+from realm.schools.oracle_eye import AllMasked, StepWeights, raw_weights, token_weights
 
 POLICIES = ("focal", "surprisal", "entropy", "dft", "eaft")
 
