@@ -32,6 +32,10 @@ def distinct(problems):
     return list({p.prompt: p for p in problems}.values())
 
 
+def file_of(home, quest):
+    return home.queue / "live" / quest / sparring.FILE
+
+
 def rows_of(bouts):
     return [row for three in sparring.reflections(bouts, CORNER) for row in three]
 
@@ -167,18 +171,17 @@ def test_rows_expire():
 def test_the_groundskeeper_finds_and_deletes_what_expired(home):
     problems = distinct(some(count=8))
     bouts = sparring.spar(problems, answers(problems), 1)
-    paths = {}
-    for name, corner in {"Q1": CORNER, "Q2": replace(CORNER, step=1500), "Q3": replace(CORNER, run_id="OLD")}.items():
-        paths[name] = sparring.rows_path(home, "C", name)
-        sparring.write_rows(paths[name], sparring.reflections(bouts, corner), Score.of(bouts))
-    other = sparring.rows_path(home, "GONE", "Q4")
-    sparring.write_rows(other, sparring.reflections(bouts, CORNER), Score.of(bouts))
-    (home.root / "sparring" / "C" / "Q5.jsonl").write_bytes(b"not json\n")
+    corners = {"Q1": CORNER, "Q2": replace(CORNER, step=1500), "Q3": replace(CORNER, run_id="OLD"),
+               "Q4": replace(CORNER, campaign_id="GONE")}  # fmt: skip
+    for name, corner in corners.items():
+        sparring.write_rows(file_of(home, name), sparring.reflections(bouts, corner), Score.of(bouts))
+    file_of(home, "Q5").parent.mkdir()
+    file_of(home, "Q5").write_bytes(b"not json\n")
     stale = sparring.stale_files(home, {"C": ("R", 1600)})
-    assert {s.path for s in stale} == {"sparring/C/Q1.jsonl", "sparring/C/Q3.jsonl", "sparring/C/Q5.jsonl",
-                                       "sparring/GONE/Q4.jsonl"}  # fmt: skip
+    assert {s.path for s in stale} == {f"queue/live/{name}/sparring.jsonl" for name in ("Q1", "Q3", "Q4", "Q5")}
     assert sparring.delete_stale(home, stale) == sum(s.bytes for s in stale) > 1000
-    assert sorted(p.name for p in (home.root / "sparring").rglob("*.js*")) == ["Q2.json", "Q2.jsonl"]
+    left = sorted(p.relative_to(home.queue).as_posix() for p in home.queue.rglob("*.js*"))
+    assert left == ["live/Q2/sparring.json", "live/Q2/sparring.jsonl"]
     assert sparring.delete_stale(home, stale) and sparring.stale_files(home, {"C": ("R", 1600)}) == []
 
 
@@ -188,7 +191,7 @@ def test_the_groundskeeper_finds_and_deletes_what_expired(home):
 def test_a_session_is_read_back_and_a_changed_one_refused(home):
     problems = distinct(some(count=12))
     bouts = sparring.spar(problems, answers(problems, {0: problems[0].golden + "①"}), 1)
-    path = sparring.rows_path(home, "C", "Q")
+    path = file_of(home, "Q")
     assert sparring.read_session(path) is None
     bad = next(b for b in bouts if b.wrong is not None).problem.id
     groups = sparring.reflections(bouts, CORNER)

@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "champion": "checkpoint_id, step, total_level, accuracy",
     "curriculum": "action, reason, skill, level: what the hints and trials changed",
     "optimizer": "battle_id, reset: bool, reason: optimizer state carried over or not",
+    "lesson": "battle_id, school, what: sparring|teacher, and its counts: what a school worked out before it trained",
     "zone": "battle_id, step, from, to",
     "hint": "battle_id, step, action, reason, confidence: what the strain suggests to the curriculum",
     "crit": "battle_id, step, hit, loss",

@@ -18,7 +18,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,11 @@ from realm import db, schools
 from realm.arena import trial
 from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
 from realm.guild import campaigns
-from realm.guild.skills import attach, get_skill
+from realm.guild.skills import Skill, attach, get_skill
 from realm.guild.strain import StrainTracker
 from realm.heroes.profile import HeroProfile, ProfileError, parse_profile, weights_folder
 from realm.settings import RealmHome
+from realm.temple import cleric
 from realm.vault import checkpoints
 from realm.vault.checkpoints import CheckpointError, Place
 
@@ -151,6 +152,7 @@ class _Battle:
         self.quest = Quest()
         self.cursor = 0
         self.loss_before: float | None = None
+        self._examiners: list[Skill] | None = None
         self._last_good: tuple[int, str | None] = (0, self.config["parent_checkpoint_id"])  # (step, checkpoint)
 
     # --- the whole battle, top to bottom ---
@@ -277,6 +279,7 @@ class _Battle:
         folder.mkdir(parents=True, exist_ok=True)
         return chassis.Context(
             folder=folder, fresh=fresh, seed=self.config["seed"], step=held.step, checkpoint_id=held.checkpoint_id,
+            steps=self.quest.steps, held_out=self._held_out,
             campaign_id=self.config["campaign_id"], run_id=self.config["run_id"], quest_id=self.config["quest_id"],
             home=self.home, options=self.config.get("options") or {}, interrupted=self.pulse.interrupted,
             phase=self._phase, note=self._school_note,
@@ -284,6 +287,12 @@ class _Battle:
 
     def _live_folder(self) -> Path:
         return self.home.queue / "live" / str(self.config["quest_id"])
+
+    def _held_out(self, messages: Sequence[Mapping[str, str]]) -> str | None:
+        """Which exam a row would give away that a school wrote itself, or None: the Cleric's word in the child."""
+        if self._examiners is None:
+            self._examiners = cleric.examiners(self.profile.skill_priorities)
+        return cleric.exam_within(self._examiners, messages)
 
     def _school_note(self, kind: str, text: str, level: str, /, **payload: Any) -> None:
         self.pulse.note(kind, text, level, battle_id=self.row["id"], school=self.config["school"], **payload)

@@ -31,7 +31,7 @@ from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
 from realm.guild.campaigns import lifecycle, method, report
 from realm.guild.exams import follow_up
-from realm.guild.skills import Skill, SkillError, all_skills, attach, get_skill
+from realm.guild.skills import SkillError, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
 from realm.quests import board, memory
 from realm.quests import origin as origins
@@ -216,21 +216,11 @@ class HeroLoop:
             counter = token_counter(self.profile or load_profile(self._hero_id(), self.home), self.home)
         except (TokensMissing, ProfileError) as error:
             missing = str(error)
-        skills = self._examiners()  # what is examined must not be practised, whoever sends it
+        # What is examined must not be practised, whoever sends it.
+        skills = cleric.examiners(self.profile.skill_priorities if self.profile else ())
         return cleric.examine(source, target, quarantine, name=name, skills=skills, tokens=counter,
                               tokens_missing=missing, probe=probe, seed=seed,
                               caps=origins.caps_of(self.home.settings))  # fmt: skip
-
-    def _examiners(self) -> list[Skill]:
-        """Every skill that may examine the hero: those on the shelf, the passives, and the goals beyond them (`rg:`,
-        `url:`); one that cannot be reached now is left out, its problems cannot be told from other text."""
-        found = {skill.id: skill for skill in (*all_skills(), get_skill("passives"))}
-        for name in self.profile.skill_priorities if self.profile else ():
-            try:
-                found.setdefault(name, get_skill(name))
-            except SkillError as error:
-                log.warning("inbox files are examined without skill %s: %s", name, error)
-        return list(found.values())
 
     # --- the hero -----------------------------------------------------------------------------------------------
 

@@ -241,8 +241,10 @@ def _finish(
     connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any], trials: list[dict[str, Any]],
     checks: list[CeremonyCheck],
 ) -> str:  # fmt: skip
-    board.set_state(connection, quest["id"], "done", finished_at=db.now(), error=None)
     battles = _quest_battles(connection, battle, quest)
+    lessons = _lessons(connection, battles)
+    more = {"report": {**(quest["report"] or {}), "lessons": lessons}} if lessons else {}
+    board.set_state(connection, quest["id"], "done", finished_at=db.now(), error=None, **more)
     blessing = _bless(connection, battle, quest, battles, trials, checks)
     parts = {**blessing.parts, "battles": battles}  # whose effort it is; a quest may be done more than once
     connection.execute(sa.insert(db.blessings).values(
@@ -259,6 +261,14 @@ def _finish(
 
 def _quest_battles(connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any]) -> list[str]:
     return progress.quest_battles(connection, quest["id"], battle["campaign_id"], quest["started_at"])
+
+
+def _lessons(connection: sa.Connection, battles: list[str]) -> list[dict[str, Any]]:
+    """What the quest's school worked out before it trained (asked, wrong, made), for the quest's report."""
+    table = db.events
+    query = sa.select(table.c.payload).where(
+        table.c.kind == "lesson", sa.func.json_extract(table.c.payload, "$.battle_id").in_(battles))  # fmt: skip
+    return [dict(payload) for payload in connection.execute(query.order_by(table.c.id)).scalars()]
 
 
 def _effort(connection: sa.Connection, battles: list[str]) -> float:

@@ -33,12 +33,13 @@ from realm.settings import RealmHome
 
 IDENTIFY, CORRECT, CONFIRM = KINDS = (
     "sparring_identify_incorrect", "sparring_correction", "sparring_confirm_correct")  # fmt: skip
+PLAIN = "sparring_plain"
 ORIGIN = "procedural-verified"  # what is trained on are verdicts and golden answers; the hero's own text is only read
 EXPIRES_STEPS = 1_000
 WANTED = 0.5  # wrong answers per problem asked; near misses make up for what the hero's own lack
 LIKE = 0.5  # an answer less alike the golden one than this (Ratcliff/Obershelp) teaches nothing about a slip
 SLIPS = 16  # tries to find a near miss
-FOLDER = "sparring"
+FILE = "sparring.jsonl"  # in the quest's own folder while it is unfinished
 
 ASK = "{problem}\n\nProposed answer:\n{answer}\n\n{request}"
 VERDICT, MEND = "Is this answer correct?", "This answer is incorrect. Find the correct solution."
@@ -290,6 +291,11 @@ def duels(bouts: Iterable[Bout], corner: Corner, near_misses: bool = False) -> l
             for bout in bouts if bout.source == "own" or near_misses and bout.source]  # fmt: skip
 
 
+def plain(bout: Bout, corner: Corner) -> dict[str, Any]:
+    """The asked problem with its golden answer, as the Scribe trains it; what was asked ages with the rest."""
+    return {"messages": bout.problem.messages, "type": PLAIN, **_facts(bout), **corner.marks()}
+
+
 def _facts(bout: Bout) -> dict[str, Any]:
     problem = bout.problem
     return {"skill": problem.skill, "level": problem.level, "canonical": problem.canonical, "id": problem.id,
@@ -301,7 +307,7 @@ def _facts(bout: Bout) -> dict[str, Any]:
 
 def is_sparring(row: Mapping[str, Any]) -> bool:
     """Whether a row was made by sparring (it says which checkpoint's mistakes it shows)."""
-    return row.get("type") in KINDS or "expires_step" in row
+    return row.get("type") in (*KINDS, PLAIN) or "expires_step" in row
 
 
 def expired(row: Mapping[str, Any], campaign_id: str, run_id: str, step: int) -> str | None:
@@ -333,11 +339,13 @@ def stale_files(home: RealmHome, reached: Mapping[str, tuple[str, int]]) -> list
     """The sparring files that can go, for the groundskeeper.
 
     Args:
-        reached: {campaign: (its run, the step its hero has reached)}; files of other campaigns are stale.
+        reached: {campaign: (its run, the step its hero has reached)}; files of other campaigns are stale. A battle that
+            goes on with such a quest spars anew.
     """
     found = []
-    for path in sorted((home.root / FOLDER).glob("*/*.jsonl")):
-        campaign, row = path.parent.name, _first_row(path)
+    for path in sorted((home.queue / "live").glob(f"*/{FILE}")):
+        row = _first_row(path)
+        campaign = str(row.get("campaign"))
         reason = ("its campaign is not played any more" if campaign not in reached
                   else expired(row, campaign, *reached[campaign]))  # fmt: skip
         if reason:
@@ -369,11 +377,6 @@ def delete_stale(home: RealmHome, stale: Iterable[Stale]) -> int:
 
 
 # --- the file of a session ----------------------------------------------------------------------------------------
-
-
-def rows_path(home: RealmHome, campaign_id: str, quest_id: str) -> Path:
-    """Where the rows lie that a quest's sparring made."""
-    return home.root / FOLDER / campaign_id / f"{quest_id}.jsonl"
 
 
 def score_path(path: Path) -> Path:

@@ -49,6 +49,7 @@ SCHOOLS: Mapping[str, Entry] = {
     entry.id: entry
     for entry in (
         Entry("scribe"),  # every chat format
+        Entry("mirror"),
     )
 }  # fmt: skip
 

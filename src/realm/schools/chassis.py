@@ -107,9 +107,11 @@ class Context:
 
     `folder`: the quest's own folder, which lives as long as the quest is unfinished. What a school works out once at
     the beginning and must find again on resume (live answers, a reference's or a teacher's outputs) is written there;
-    `fresh` is True when the quest begins, and then the folder is empty. `step` and `checkpoint_id` say which hero `prepare`
-    is given (None: as it was born). `interrupted` is asked in long loops: True
-    means that `prepare` should give up by raising `Interrupted`. `options` are the quest's own settings for its school.
+    `fresh` is True when the quest begins, and then the folder is empty. `step` and `checkpoint_id` say which hero
+    `prepare` is given (None: as it was born), `steps` how many optimizer steps are still to be done. `interrupted` is
+    asked in long loops: True means that `prepare` should give up by raising `Interrupted`. `options` are the quest's
+    own settings for its school. `held_out` is the Cleric's word on a conversation that a school wrote itself: which
+    exam it would give away, or None.
     """
 
     folder: Path
@@ -120,9 +122,11 @@ class Context:
     campaign_id: str = ""
     run_id: str = ""
     quest_id: str = ""
+    steps: int = 0
     home: RealmHome | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     interrupted: Callable[[], bool] = lambda: False
+    held_out: Callable[[Sequence[Mapping[str, str]]], str | None] = lambda messages: None
     phase: Callable[[str], None] = lambda words: None
     note: Callable[..., None] = lambda kind, text, level, **payload: None
 

@@ -11,10 +11,11 @@ Rows that need no change are copied byte for byte. Memory is flat: about 45 byte
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ import orjson
 
 from afs.jsonl import AtomicWriter, BadRow, Counts, Quarantine, Row, file_sha256, read_rows
 from afs.training.converters import ConversionError, detect, is_preference, to_messages
-from realm.guild.skills import Skill, all_skills, get_skill
+from realm.guild.skills import Skill, SkillError, all_skills, get_skill
 from realm.heroes.chat import RenderError
 from realm.quests import origin as origins
 from realm.temple.hashset import HashSet
 from realm.temple.heldout import held_out, readings
 from realm.temple.tokens import TokenCounter
+
+log = logging.getLogger("realm.cleric")
 
 MAX_LINE = 8 * 1024 * 1024
 EXAMPLES = 3  # per reason in the report; the quarantine file holds all
@@ -428,14 +431,31 @@ def _balance(gate: Gate, counts: Counts) -> dict[str, Any]:
             "most_common_answer_share": gate.answers.most_common(1)[0][1] / counts.out if gate.answers else 0.0}
 
 
-def _exam_of(owner: Skill, messages: Sequence[Mapping[str, str]]) -> str | None:
-    """Which other skill holds a problem of these turns out, or None: modules and servers are written by others."""
+def examiners(goals: Iterable[str] = ()) -> list[Skill]:
+    """Every skill that may examine a hero: those on the shelf, the passives, and `goals` beyond them (`rg:`, `url:`);
+    one that cannot be reached now is left out, its problems cannot be told from other text."""
+    found = {skill.id: skill for skill in (*all_skills(), get_skill("passives"))}
+    for name in goals:
+        try:
+            found.setdefault(name, get_skill(name))
+        except SkillError as error:
+            log.warning("rows are examined without skill %s: %s", name, error)
+    return list(found.values())
+
+
+def exam_within(skills: Sequence[Skill], messages: Iterable[Mapping[str, str]]) -> str | None:
+    """Which exam stands in a conversation, in words, or None."""
     for text in (message["content"] for message in messages):
         read = readings(text)
-        for other in (*all_skills(), get_skill("passives")):
-            if other.id != owner.id and (split := held_out(other, text, read)):
-                return f"the {split} split of {other.id}"
+        for skill in skills:
+            if split := held_out(skill, text, read):
+                return f"the {split} split of {skill.id}"
     return None
+
+
+def _exam_of(owner: Skill, messages: Sequence[Mapping[str, str]]) -> str | None:
+    """Which other skill holds a problem of these turns out, or None: modules and servers are written by others."""
+    return exam_within([skill for skill in examiners() if skill.id != owner.id], messages)
 
 
 def check_idle(path: Path, skill: Skill) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def _command(event: events.Event, quest: Any, hero: str) -> Told:
 _TELL: dict[str, Callable[[events.Event, Any, str], Told]] = {
     "battle": _battle, "quest": _quest, "trial": _trial, "level": _level, "blessing": _blessing, "cleric": _cleric,
     "zone": _zone, "crit": _crit, "command": _command,
+    "lesson": lambda e, q, h: ("book", "", "", e.text),
     "optimizer": lambda e, q, h: ("cog", "", "", e.text),
     "checkpoint": lambda e, q, h: ("anchor", "good", "Soul anchor saved,", f"step {e.payload.get('step') or 0:,}"),
     "champion": lambda e, q, h: ("crown", "good", "A new champion:", f"step {e.payload.get('step') or 0:,}"),
