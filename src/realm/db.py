@@ -19,7 +19,7 @@ from ulid import ULID
 
 from realm.settings import RealmHome
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 BUSY_TIMEOUT_S = 30.0  # notes/feasibility: worst transaction 0.4-0.9 s with several writers
 
 metadata = sa.MetaData()
@@ -206,7 +206,8 @@ checkpoints = sa.Table(
     sa.UniqueConstraint("hero_id", "campaign_id", "run_id", "step"),
 )  # fmt: skip
 
-# Battle child. One examination of one checkpoint at one (skill, level), or of a held-out probe of a file quest.
+# Battle child; the arena for kind `job`. One examination of one checkpoint at one (skill, level), or of a held-out
+# probe of a file quest.
 trials = sa.Table(
     "trials", metadata, _id(),
     sa.Column("campaign_id", sa.String, sa.ForeignKey("campaigns.id"), nullable=False, index=True),
@@ -214,7 +215,7 @@ trials = sa.Table(
     sa.Column("quest_id", sa.String, index=True),
     sa.Column("checkpoint_id", sa.String, nullable=False, index=True),
     sa.Column("step", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),  # promotion|retention|scout|probe|manual|file|passive
+    sa.Column("kind", sa.String, nullable=False),  # promotion|retention|scout|probe|manual|file|passive|job
     sa.Column("skill", sa.String),
     sa.Column("level", sa.Integer),
     sa.Column("closed", sa.Boolean, nullable=False, default=False),
@@ -257,6 +258,43 @@ blessings = sa.Table(
     sa.Column("verdict", sa.String, nullable=False),  # blessed | partial | cursed | unproven
     sa.Column("parts", sa.JSON, nullable=False),
     sa.Column("t", sa.Float, nullable=False),
+)  # fmt: skip
+
+# Arena (the job executor). `id` is the id of the command that asked for it. `token` names the attempt whose result
+# counts: None when no attempt runs.
+jobs = sa.Table(
+    "jobs", metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),  # 2 high | 1 normal | 0 low
+    sa.Column("state", sa.String, nullable=False),  # pending | running | succeeded | failed | cancelled
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),  # begun
+    sa.Column("max_attempts", sa.Integer, nullable=False),
+    sa.Column("token", sa.String),
+    sa.Column("worker", sa.String),  # who runs it, or ran it last
+    sa.Column("not_before", sa.Float, nullable=False, default=0.0),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),  # of the last attempt
+    sa.Column("finished_at", sa.Float),
+    sa.Column("error_code", sa.String),
+    sa.Column("error", sa.String),
+    sa.Column("result", sa.JSON),  # {summary…, files: {name: {path, sha256, bytes}}}
+    sa.Index("ix_jobs_queue", "state", "priority", "created_at"),
+    sa.Index("ix_jobs_kind", "kind", "state"),
+)  # fmt: skip
+
+# Arena (the job executor). Everything that happened to a job, in order.
+job_audit = sa.Table(
+    "job_audit", metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String, sa.ForeignKey("jobs.id"), nullable=False, index=True),
+    sa.Column("t", sa.Float, nullable=False),
+    sa.Column("what", sa.String, nullable=False),
+    # submitted | started | succeeded | failed | lost | released | refused | cancelled | retried
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("worker", sa.String),
+    sa.Column("detail", sa.String),
 )  # fmt: skip
 
 

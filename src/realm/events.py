@@ -41,6 +41,7 @@ KINDS: dict[str, str] = {
     "incident": "code, what, evidence",
     "service": "service, state, detail",
     "mode": "mode: train|rest, reason",
+    "job": "job_id, kind, state: pending|running|succeeded|failed|cancelled, attempt, worker?, error?",
 }
 
 

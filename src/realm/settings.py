@@ -44,6 +44,7 @@ class Settings(BaseModel):
     port_oracle: int = Field(8765, ge=0, le=65535)
     token: str = Field("", description="demanded from every client when host is not loopback")
     default_hero: str = "pip"
+    jobs_ray: str = Field("", description="host:port of a Ray head that runs jobs; empty: this machine only")
     idle_generation: bool = Field(True, description="make quests from the skills when the board is empty")
     min_free_disk: int = Field(500_000_000, description="a checkpoint is refused below this many free bytes")
     max_self_verified: float = Field(0.5, ge=0, le=1, description="largest share of a file's rows that a hero wrote "

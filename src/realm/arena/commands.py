@@ -71,8 +71,9 @@ def set_mode(connection: sa.Connection, new: str, reason: str) -> None:
 
 
 def pending(connection: sa.Connection) -> list[dict[str, Any]]:
-    """Commands without an answer, oldest first."""
-    query = sa.select(commands).where(commands.c.state == "pending").order_by(commands.c.t, commands.c.id)
+    """Commands of the loop without an answer, oldest first; those of jobs are the job executor's."""
+    mine = commands.c.state == "pending", ~commands.c.kind.startswith("job.")
+    query = sa.select(commands).where(*mine).order_by(commands.c.t, commands.c.id)
     return [dict(row) for row in connection.execute(query).mappings()]
 
 

@@ -33,6 +33,7 @@ from realm.guild.campaigns import lifecycle, method, report
 from realm.guild.exams import follow_up
 from realm.guild.skills import SkillError, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
+from realm.jobs.executor import Executor
 from realm.quests import board, memory
 from realm.quests import origin as origins
 from realm.quests.inbox import Inbox
@@ -98,6 +99,7 @@ class HeroLoop:
     def run(self) -> None:
         """Until `stop` is set. Then the battle is asked for a checkpoint and its quest goes back to the board."""
         inbox = threading.Thread(target=self._inbox_loop, name="inbox", daemon=True)
+        jobs = threading.Thread(target=self._jobs_loop, name="jobs", daemon=True)
         try:
             with db.write(self.engine) as connection:
                 events.emit(connection, "service", "The hero loop started", "info", service="arena", state="started",
@@ -108,6 +110,7 @@ class HeroLoop:
                 # A kill may have come between a quest's end and what is drawn from it.
                 self._start_job("guard", self._catch_up, self.campaign["id"])
             inbox.start()
+            jobs.start()
             faults = 0
             while not self.stop.wait(TICK_S):
                 try:
@@ -126,8 +129,9 @@ class HeroLoop:
         finally:
             self.stop.set()
             self._shut_down()
-            if inbox.ident:
-                inbox.join(10)
+            for thread in (inbox, jobs):
+                if thread.ident:
+                    thread.join(10)
             self._watch.close()
             self.engine.dispose()
 
@@ -206,6 +210,9 @@ class HeroLoop:
                 # A full disk or a locked database must not end the watch for good; the next look tries again.
                 log.exception("the inbox could not be read; trying again in 5 s")
                 self.stop.wait(5)
+
+    def _jobs_loop(self) -> None:
+        Executor(self.home, self.stop).run()
 
     def _gate(
         self, source: Path, target: Path, quarantine: Path, probe: Path, name: str, seed: int

@@ -21,7 +21,7 @@ from realm.guild.skills import Problem, Skill
 from realm.guild.skills.base import keyed_rng
 
 CANARY_LOSS = 0.05  # nats per token; a hero that low on its training data and at 0 % here was examined wrongly
-LOOKING = ("promotion", "manual", "scout")  # kinds that end early at a look
+LOOKING = ("promotion", "manual", "scout", "job")  # kinds that end early at a look
 Z = {"retention": levels.Z_RETENTION}
 
 Messages = list[dict[str, str]]
@@ -39,7 +39,7 @@ class Interrupted(Exception):
 class TrialSpec:
     """What the arena orders, see `battles.config["trials"]`."""
 
-    kind: str  # promotion | retention | scout | manual | probe | passive
+    kind: str  # promotion | retention | scout | manual | probe | passive | job
     skill: str
     level: int
     closed: bool
@@ -116,7 +116,7 @@ def draw(spec: TrialSpec, skill: Skill) -> list[Problem]:
     if spec.closed:
         table = list(skill.table(spec.level))
         keyed_rng("trial", spec.skill, spec.level, spec.seed).shuffle(table)
-        limit = levels.CLOSED_MAX_TABLE if spec.kind in ("promotion", "manual") else spec.max_n
+        limit = levels.CLOSED_MAX_TABLE if spec.kind in ("promotion", "manual", "job") else spec.max_n
         return table[: min(limit, spec.max_n)]
     split = "probe" if spec.kind == "probe" else "trial"
     found: dict[str, Problem] = {}

@@ -42,7 +42,7 @@ def order(kind: str, payload: dict | None = None, as_json: bool = False, wait_s:
     """Insert a command for the arena and wait for its result while the arena runs."""
     import sqlalchemy as sa
 
-    from realm import db, services
+    from realm import db
 
     home = RealmHome()
     engine = open_db(home)
@@ -50,12 +50,22 @@ def order(kind: str, payload: dict | None = None, as_json: bool = False, wait_s:
     with db.write(engine) as connection:
         connection.execute(sa.insert(db.commands).values(
             id=command_id, t=db.now(), kind=kind, payload=payload or {}, state="pending"))  # fmt: skip
+    await_command(home, engine, command_id, as_json, wait_s)
+
+
+def await_command(home: RealmHome, engine, command_id: str, as_json: bool = False, wait_s: float = 10.0) -> None:
+    """Wait for a command's result while the arena runs, and say it."""
+    import sqlalchemy as sa
+
+    from realm import db, services
+
     alive = services.noted(home, "arena") is not None
     deadline = time.monotonic() + (wait_s if alive else 0)
-    query = sa.select(db.commands.c.state, db.commands.c.result).where(db.commands.c.id == command_id)
+    c = db.commands.c
+    query = sa.select(c.kind, c.state, c.result).where(c.id == command_id)
     while True:
         with db.read(engine) as connection:
-            state, result = connection.execute(query).one()
+            kind, state, result = connection.execute(query).one()
         if state != "pending" or time.monotonic() >= deadline:
             break
         time.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,8 +17,14 @@ class OrderError(ValueError):
     """An order that cannot be noted; the message names the value, the rule and the next action."""
 
 
-def give(engine: sa.Engine, kind: str, payload: dict[str, Any], key: str | None = None) -> str:
+def give(
+    engine: sa.Engine, kind: str, payload: dict[str, Any], key: str | None = None,
+    admit: Callable[[sa.Connection], None] | None = None,
+) -> str:  # fmt: skip
     """Note an order and return its id. The same key again returns the same id and notes nothing.
+
+    Args:
+        admit: asked in the same transaction before a new order is noted; raises when it must not be.
 
     Raises:
         OrderError: a key of the wrong form, or one that was used for another order.
@@ -29,6 +36,8 @@ def give(engine: sa.Engine, kind: str, payload: dict[str, Any], key: str | None 
     with db.write(engine) as connection:
         known = connection.execute(sa.select(table.c.kind, table.c.payload).where(table.c.id == command_id)).first()
         if known is None:
+            if admit is not None:
+                admit(connection)
             connection.execute(sa.insert(table).values(
                 id=command_id, t=db.now(), kind=kind, payload=payload, state="pending"))  # fmt: skip
         elif (known.kind, known.payload) != (kind, payload):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from realm import db, events
 from realm.guild import campaigns
 from realm.guild.skills import SkillError, get_skill
+from realm.jobs import routes as jobs
 from realm.settings import RealmHome
 from realm.state import orders, queries, uploads
 from realm.state.guard import Guard
@@ -65,6 +66,7 @@ def make_router(home: RealmHome, hub: Hub) -> APIRouter:
     _orders(router, hub)
     _quest_orders(router, hub)
     _inbox(router, home)
+    jobs.add(router, home, hub)
     return router
 
 
