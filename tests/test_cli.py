@@ -68,7 +68,10 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
              f"module export carry-drill -o {tmp_path}/drill.zip", "module remove carry-drill",
              "primitive list", "primitive profile", "primitive weak --json", "vault guard", "vault guard --json",
              f"forge skill --from {sums} --id sums --no-hero --out {tmp_path}/forged --replace",
-             f"forge report {tmp_path}/forged"]  # fmt: skip
+             f"forge report {tmp_path}/forged", "jobs kinds", "jobs kinds --json", "jobs list",
+             "jobs submit analytics --key smoke-job-1", "jobs submit report campaign=pip-1 --json",
+             "jobs show smoke-job-1", "jobs list --json", "jobs cancel smoke-job-1",
+             "jobs retry smoke-job-1"]  # fmt: skip
     return [*((0, line.split()) for line in [*held, *plain]), (0, ["quest", "add", str(file), "--lane", "low"]),
             (1, ["vault", "verify"]),  # the checkpoint of these tables has no files
             (0, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", problem.golden]),
