@@ -59,12 +59,12 @@ MICRO = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "n
 
 def micro_profile(hero_id="pip", **changes):
     """PIP's recipe with a model small enough for 2 ms steps. `changes` are laid over it, mappings key by key."""
-    from realm.heroes.profile import _merge, load_profile, parse_profile
+    from realm.heroes.profile import load_profile, merge, parse_profile
 
     values = load_profile("pip").model_dump()
     small = {"id": hero_id, "model": {"path_or_hub_id": f"embedded:{hero_id}", "architecture": MICRO},
              "training_defaults": {"batch_size": 4, "warmup_steps": 5, "save_steps": 1000}}  # fmt: skip
-    return parse_profile(_merge(_merge(values, small), changes))
+    return parse_profile(merge(merge(values, small), changes))
 
 
 def tokenizer_folder(root: Path) -> Path:

@@ -98,25 +98,25 @@ def test_weights_are_found_where_the_commands_put_them(home, tmp_path):
     downloaded = fake(home.models / "dio")
     assert profiles.weights_folder(load_profile("dio", home), home) == downloaded
     mine = fake(tmp_path / "mine")
-    changed = profiles.set_model(home, "dio", str(mine))
+    changed = profiles.change(home, "dio", str(mine))
     assert changed == load_profile("dio", home)
     assert profiles.weights_folder(changed, home) == mine
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text("{}")
     (pickled / "pytorch_model.bin").write_bytes(b"x")
-    other = profiles.set_model(home, "flo", str(pickled))
+    other = profiles.change(home, "flo", str(pickled))
     with pytest.raises(WeightsMissing):
         profiles.weights_folder(other, home)
 
 
 def test_set_model_keeps_a_persons_other_changes(home):
     write(home, "dio", rpg_name="DIO the Mine")
-    profiles.set_model(home, "dio", "someone/else")
+    profiles.change(home, "dio", "someone/else")
     dio = load_profile("dio", home)
     assert (dio.rpg_name, dio.model.path_or_hub_id, dio.model.family) == ("DIO the Mine", "someone/else", "qwen")
     with pytest.raises(ProfileError, match="no hero 'nobody'"):
-        profiles.set_model(home, "nobody", "x/y")
+        profiles.change(home, "nobody", "x/y")
 
 
 def test_a_recipe_that_names_skills_names_all_of_them(home):

@@ -329,11 +329,7 @@ def test_other_errors_are_not_called_out_of_memory(nest, monkeypatch):
     assert not isinstance(error.value, TrainingError)
 
 
-def test_modes_that_are_not_built_yet_are_refused():
-    with pytest.raises(TrainingError, match="set training_mode: full"):
-        chassis.check_supported(kit.micro_profile(training_mode="qlora", load_in_4bit=True))
-
-
+<<<<<<< HEAD
 def test_physics_differences_are_named(nest):
     hero = nest()
     before = chassis.physics(hero.profile, hero.model, scribe.FAMILY)

@@ -427,7 +427,6 @@ class _Battle:
         self.pulse.flush(state="paused", phase="the disk is full: waiting for space")
 
     def _save(self, why: str) -> str:
-        from realm.heroes.model import save_model
         from realm.schools import chassis
 
         held = self.worker.held
@@ -437,11 +436,10 @@ class _Battle:
             return self._state(held, chassis.save_optimizer(held.optimizer, hero.model, folder))
 
         place = Place(self.profile.id, self.config["campaign_id"], self.config["run_id"], held.step)
-        size = sum(p.numel() * p.element_size() for p in hero.model.parameters())
         made = checkpoints.save(
             self.home, self.engine, place, why=why, facts=self._facts(), quest_id=self.config["quest_id"],
-            battle_id=self.row["id"], need_bytes=3 * size, write_resume=write_resume,
-            write_weights=lambda folder: save_model(hero.model, hero.tokenizer, folder),
+            battle_id=self.row["id"], need_bytes=3 * hero.trainable_bytes, write_resume=write_resume,
+            write_weights=hero.save,
         )  # fmt: skip
         held.state = made.state
         self._last_good = (held.step, made.id)

@@ -7,12 +7,15 @@ slower (measured), and small models gain nothing from the second.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
-from realm.heroes import chat  # noqa: E402
+from realm.heroes import chat, modes  # noqa: E402
 from realm.heroes.profile import HeroProfile, ProfileError, weights_folder  # noqa: E402
 from realm.settings import RealmHome  # noqa: E402
 
@@ -108,27 +111,153 @@ def load_tokenizer(folder: Path, template: str = "tokenizer") -> Any:
     return tokenizer
 
 
-def load_model(folder: Path) -> Any:
-    """Causal language model of a folder in Hugging Face layout, on `device()`, with fp32 weights.
+def load_model(folder: Path, dtype: torch.dtype = torch.float32, four_bit: bool = False) -> Any:
+    """Causal language model of a folder in Hugging Face layout, on `device()`; an adapter is merged into its base.
 
-    precision: bf16 computes in bf16 (see `Hero.autocast`) but keeps fp32 weights: an AdamW step at 1e-5 is smaller
-    than half the distance between neighbouring bf16 weights and would be rounded away.
+    precision: bf16 computes in bf16 (see `Hero.autocast`); what the weights are kept in is `modes.weights_dtype`.
+
+    Args:
+        four_bit: quantise the linear layers to NF4 with double quantisation (Dettmers 2023) while loading.
 
     Raises:
-        ProfileError: no config.json or no *.safetensors (pickle files are never read).
+        ProfileError: no config.json or no *.safetensors (pickle files are never read), or an adapter without the
+            base it was trained on.
     """
+    if is_adapter(folder):
+        if four_bit:
+            raise ProfileError(f"{folder}: a new 4-bit base cannot begin on an adapter; export the merged model first, "
+                               "then `training hero use HERO --model FOLDER`")  # fmt: skip
+        from peft import PeftModel
+
+        base = load_model(Base.of_adapter(folder).folder, dtype)
+        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload().requires_grad_(True).eval()
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ProfileError(f"{folder}: needs config.json and *.safetensors; convert the weights or use another folder")
+    more: dict[str, Any] = {}
+    if four_bit:
+        from transformers import BitsAndBytesConfig
+
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+        more["device_map"] = {"": device()}
     model = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **more
     )
-    return model.to(device()).eval()
+    return (model if four_bit else model.to(device())).eval()
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Weights, configuration and tokenizer in Hugging Face layout; safetensors only."""
-    model.save_pretrained(str(folder))
+    """Weights (of an adapted model: the adapter), configuration and tokenizer in Hugging Face layout; safetensors."""
+    if core(model) is model:
+        model.save_pretrained(str(folder))
+    else:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # a template of the library that says nothing
     tokenizer.save_pretrained(str(folder))
+
+
+# --- Adapters ---------------------------------------------------------------------------------------------------------
+
+ADAPTER_FILE = "adapter_config.json"
+BASE_FILE = "base.json"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter (PEFT's format) and not whole weights."""
+    return (folder / ADAPTER_FILE).is_file()
+
+
+def core(model: Any) -> Any:
+    """The causal language model itself, without the adapter library's wrapper; adapters stay in place."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen weights below an adapter: a folder, and its files' (name, bytes, sha256) by which it is known."""
+
+    folder: Path
+    files: tuple[tuple[str, int, str], ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> Base:
+        """A folder with weights, or with an adapter that is merged before another begins on it."""
+        names = sorted(p.name for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json"
+                       or p.name in (ADAPTER_FILE, BASE_FILE))  # fmt: skip
+        return cls(folder, tuple((name, (folder / name).stat().st_size, _sha256(folder / name)) for name in names))
+
+    @classmethod
+    def of_adapter(cls, folder: Path) -> Base:
+        """The base of a saved adapter, found where it was, relative to the adapter first: a realm home may move.
+
+        Raises:
+            ProfileError: it is not there any more, or other weights are.
+        """
+        told = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+        wanted = tuple((f["name"], f["bytes"], f["sha256"]) for f in told["files"])
+        places = [Path(os.path.normpath(folder / told["relative"])), Path(told["path"])]
+        found = next((p for p in places if all((p / name).is_file() for name, _, _ in wanted)), None)
+        if found is None:
+            raise ProfileError(f"{folder}: the weights below this adapter are not at {places[0]} nor at {places[1]}; "
+                               "put them back")  # fmt: skip
+        here = cls.of(found)
+        wrong = [f"{found / name}" for name, *facts in wanted if (name, *facts) not in here.files]
+        if wrong:
+            raise ProfileError(f"{wrong[0]} is not the file that the adapter {folder} was trained on (sha256 differs); "
+                               "restore it, or begin a new campaign on the weights that are there")  # fmt: skip
+        return here
+
+    def write(self, folder: Path, lora: dict[str, Any]) -> None:
+        """Note this base beside an adapter, and the shape that the recipe asked for."""
+        files = [{"name": name, "bytes": size, "sha256": digest} for name, size, digest in self.files]
+        note = {"path": str(self.folder.resolve()), "relative": os.path.relpath(self.folder, folder), "files": files,
+                "lora": lora}  # fmt: skip
+        (folder / BASE_FILE).write_text(json.dumps(note, indent=1), encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    facts = path.stat()
+    return _sha256_of(path, facts.st_size, facts.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _adapted(profile: HeroProfile, folder: Path) -> tuple[Any, Base]:
+    """The base of a recipe with the adapter of a folder, or with a fresh one that changes nothing yet.
+
+    A folder with an adapter of the recipe's own shape is continued. One of another shape (r, alpha, modules) is merged
+    into its base, and a fresh adapter begins on that.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    wanted = profile.lora
+    config = LoraConfig(r=wanted.r, lora_alpha=wanted.alpha, lora_dropout=wanted.dropout, bias="none",
+                        target_modules=wanted.target_modules, task_type="CAUSAL_LM")  # fmt: skip
+    goes_on = is_adapter(folder) and _same_shape(profile, folder)
+    base = Base.of_adapter(folder) if goes_on else Base.of(folder)
+    model = load_model(base.folder, getattr(torch, modes.weights_dtype(profile)), profile.load_in_4bit)
+    if goes_on:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval(), base
+    with torch.random.fork_rng(devices=[]):
+        # The same fresh adapter each time: a battle killed before its first checkpoint begins with the same numbers.
+        torch.manual_seed(profile.seed)
+        adapted = get_peft_model(model, config)
+    (folder_note,) = adapted.peft_config.values()
+    folder_note.base_model_name_or_path = profile.model.path_or_hub_id
+    return adapted.eval(), base
+
+
+def _same_shape(profile: HeroProfile, folder: Path) -> bool:
+    told = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
+    return told["lora"] == _shape(profile)
+
+
+def _shape(profile: HeroProfile) -> dict[str, Any]:
+    return profile.lora.model_dump(exclude={"dropout"})
 
 
 class _GrownLayer(DynamicLayer):
@@ -277,6 +406,7 @@ def plain_head(model: Any) -> bool:
 
     Asked of the model itself with one short row: soft caps and logit scales (Gemma 2, Granite) answer no.
     """
+    model = core(model)
     decoder, head = getattr(model, "model", None), model.get_output_embeddings()
     if decoder is None or head is None:
         return False
@@ -328,6 +458,7 @@ def _measured(model: Any, ids: Tensor, labels: Tensor, plain: bool, measure: Cal
     targets = labels[:, 1:][counted]
     if not plain:
         return [measure(model(input_ids=ids, use_cache=False).logits[:, :-1][counted], targets)]
+    model = core(model)
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][counted]
     head = model.get_output_embeddings()
     rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
@@ -367,11 +498,27 @@ class Hero:
     profile: HeroProfile
     model: Any
     tokenizer: Any
+    base: Base | None = None  # of an adapted hero: the frozen weights below its adapter
 
     @classmethod
     def load(cls, profile: HeroProfile, folder: Path) -> Hero:
-        """Weights and tokenizer of one folder; see `load_model` and `load_tokenizer` for the errors."""
-        return cls(profile, load_model(folder), load_tokenizer(folder, profile.chat.template))
+        """Weights or adapter, and tokenizer, of one folder; see `load_model` and `load_tokenizer` for the errors."""
+        tokenizer = load_tokenizer(folder, profile.chat.template)
+        if modes.adapter(profile):
+            model, base = _adapted(profile, folder)
+            return cls(profile, model, tokenizer, base)
+        return cls(profile, load_model(folder, getattr(torch, modes.weights_dtype(profile))), tokenizer)
+
+    def save(self, folder: Path) -> None:
+        """What a checkpoint holds: whole weights, or the adapter and a note of its base."""
+        save_model(self.model, self.tokenizer, folder)
+        if self.base is not None:
+            self.base.write(folder, _shape(self.profile))
+
+    @property
+    def trainable_bytes(self) -> int:
+        """Size of what training moves, and so of a checkpoint's weights."""
+        return sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
 
     def autocast(self) -> AbstractContextManager:
         """Computing precision of the profile, for training, answers and losses alike."""

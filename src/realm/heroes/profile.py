@@ -235,13 +235,13 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid on `base`, mappings merged key by key; lists and numbers are replaced whole, and so are the skills:
     whoever names what a hero practises names all of it."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "skill_priorities"
-        merged[key] = _merge(merged[key], value) if both else value
+        merged[key] = merge(merged[key], value) if both else value
     return merged
 
 
@@ -256,8 +256,8 @@ def _values(hero_id: str, home: RealmHome | None, seen: tuple[str, ...] = ()) ->
         over = _read(own[hero_id])
         parent = over.pop("extends", None)
         if parent is not None and parent != hero_id:
-            values = _merge(values, _values(parent, home, (*seen, hero_id)))
-        values = _merge(values, over)
+            values = merge(values, _values(parent, home, (*seen, hero_id)))
+        values = merge(values, over)
     return {**values, "id": hero_id}
 
 
@@ -288,15 +288,20 @@ def list_profiles(home: RealmHome | None = None) -> list[HeroProfile]:
     return [load_profile(hero_id, home) for hero_id in sorted({*_shipped(), *_own(home)})]
 
 
-def with_model(home: RealmHome, hero_id: str, path_or_hub_id: str) -> HeroProfile:
-    """A hero's profile as it would be with other weights; nothing is written.
+def changed(home: RealmHome, hero_id: str, model: str | None = None, keys: dict[str, Any] | None = None) -> HeroProfile:
+    """A hero's profile as it would be with other weights and other keys; nothing is written.
 
     Raises:
         ProfileError: no such hero, or the changed recipe would not be valid.
     """
-    local = _folder(path_or_hub_id)
-    target = str(local.resolve()) if local is not None else path_or_hub_id
-    return parse_profile(_merge(_values(hero_id, home), {"model": {"path_or_hub_id": target}}), hero_id)
+    return parse_profile(merge(_values(hero_id, home), _laid_over(model, keys)), hero_id)
+
+
+def _laid_over(model: str | None, keys: dict[str, Any] | None) -> dict[str, Any]:
+    if model is None:
+        return keys or {}
+    local = _folder(model)
+    return merge(keys or {}, {"model": {"path_or_hub_id": str(local.resolve()) if local is not None else model}})
 
 
 def _folder(text: str) -> Path | None:
@@ -308,16 +313,15 @@ def _folder(text: str) -> Path | None:
         return None
 
 
-def set_model(home: RealmHome, hero_id: str, path_or_hub_id: str) -> HeroProfile:
-    """Note in the home's own recipe where a hero's weights are; returns the profile as it is now.
+def change(home: RealmHome, hero_id: str, model: str | None = None, keys: dict[str, Any] | None = None) -> HeroProfile:
+    """Note in the home's own recipe where a hero's weights are, and other keys; returns the profile as it is now.
 
     Raises:
         ProfileError: no such hero, or the changed recipe would not be valid.
     """
-    profile = with_model(home, hero_id, path_or_hub_id)
+    profile = changed(home, hero_id, model, keys)
     file = home.heroes / f"{hero_id}.yaml"
-    target = profile.model.path_or_hub_id
-    own = _merge(_read(file) if file.exists() else {}, {"model": {"path_or_hub_id": target}})
+    own = merge(_read(file) if file.exists() else {}, _laid_over(model, keys))
     home.heroes.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp")
     temporary.write_text(yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")

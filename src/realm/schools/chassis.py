@@ -304,20 +304,6 @@ def _base_rates(profile: HeroProfile, optimizer: torch.optim.Optimizer) -> None:
         group.pop("initial_lr", None)
 
 
-def check_supported(profile: HeroProfile) -> None:
-    """Refuse a recipe no school can do yet, before anything is loaded.
-
-    Raises:
-        TrainingError: unsupported.
-    """
-    if profile.training_mode != "full" or profile.load_in_4bit:
-        raise TrainingError(
-            "unsupported",
-            f"training_mode: {profile.training_mode}, load_in_4bit: {profile.load_in_4bit}: heroes are trained whole "
-            "so far; set training_mode: full and load_in_4bit: false in the hero's YAML",
-        )
-
-
 def begin(kept: OptimizerState, hero: Hero, segment: Segment, rows: Sequence[Any]) -> bool:
     """Before a school makes its trainer: refuse what cannot be trained, and make the optimizers that the Trainer does
     not know. False when the segment has no step.
@@ -325,7 +311,6 @@ def begin(kept: OptimizerState, hero: Hero, segment: Segment, rows: Sequence[Any
     Raises:
         TrainingError: unsupported.
     """
-    check_supported(hero.profile)
     if segment.steps <= 0:
         return False
     if not rows:
