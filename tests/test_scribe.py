@@ -329,7 +329,6 @@ def test_other_errors_are_not_called_out_of_memory(nest, monkeypatch):
     assert not isinstance(error.value, TrainingError)
 
 
-<<<<<<< HEAD
 def test_physics_differences_are_named(nest):
     hero = nest()
     before = chassis.physics(hero.profile, hero.model, scribe.FAMILY)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
-import re
 import shutil
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from realm import db, services, supervise
 from realm.settings import RealmHome, SettingsError
+from realm.state.machine import torch_build
 
 Status = Literal["ok", "note", "warn", "fail"]
 GB = 1e9
@@ -47,7 +45,7 @@ def examine(home: RealmHome, fix: bool = False) -> list[Row]:
             repair(home)
     rows = [_python(), _gpu(), _ram(), _disk(home), _system()]
     rows += [_torch(), *(_package(name) for name in ("transformers", "tokenizers", "safetensors", "accelerate"))]
-    rows += [_home(home), _database(home), *_ports(home), _hero(home)]
+    rows += [_home(home), _database(home), *_ports(home), _hero(home), _physics(home)]
     return rows
 
 
@@ -146,23 +144,6 @@ def _torch() -> Row:
     return Row("torch", status, f"{version} ({build})", wanted, wanted, "" if status == "ok" else _reinstall("torch"))
 
 
-def torch_build() -> str:
-    """CPU build | CUDA x build | ROCm x build, from the text of torch's own `version.py`.
-
-    A wheel's version need not name its build: the suffix `+cpu` or `+cu130` is there from some sources only.
-    """
-    spec = importlib.util.find_spec("torch")
-    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
-    if file is None or not file.is_file():
-        return "unknown build"
-    text = file.read_text(encoding="utf-8")
-    for name, title in (("cuda", "CUDA"), ("hip", "ROCm")):
-        found = re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
-        if found:
-            return f"{title} {found[1]} build"
-    return "CPU build" if re.search(r"^cuda\b[^=\n]*=\s*None", text, re.MULTILINE) else "unknown build"
-
-
 def _pin(package: str) -> str:
     """The version this program was tested with, from its own metadata; empty when it runs from a bare source tree."""
     try:
@@ -239,3 +220,39 @@ def _hero(home: RealmHome) -> Row:
     missing = "" if profile.embedded else missing_weights(profile, home)
     return Row("Hero", "fail" if missing else "ok", f"{profile.rpg_name} ({profile.model.path_or_hub_id})", "", "",
                missing)  # fmt: skip
+
+
+def _physics(home: RealmHome) -> Row:
+    """Whether this machine can train the hero as its recipe says, and the memory that takes by the formula."""
+    from realm.arena import physics
+    from realm.heroes import modes
+    from realm.heroes.profile import ProfileError, load_profile
+
+    try:
+        profile, here = load_profile(_playing(home), home), physics.this_machine()
+        said = physics.refusals(profile, home, here)
+        name = f"{profile.name} in mode {modes.mode_name(profile)}"
+        if said:
+            return Row("Physics", "fail", name, "", "", ". ".join(said))
+        found = physics.estimate_of(profile, home, here)
+    except ProfileError as error:
+        return Row("Physics", "fail", _playing(home), "", "", str(error))
+    room, where = (here.gpu_bytes, "GPU") if here.gpus else (here.host_bytes, "host")
+    fits = found.total <= room
+    ask = f"python3 -m training vram --hero {profile.id} names the three cheapest changes"
+    return Row("Physics", "ok" if fits else "warn", f"{name}: about {found.total / GB:.1f} of {room / GB:.1f} GB "
+               f"{where} memory", "", "", "" if fits else ask)  # fmt: skip
+
+
+def _playing(home: RealmHome) -> str:
+    """The hero that plays; before the first start the one that the settings name."""
+    from realm.guild import campaigns
+
+    try:
+        engine = db.connect(home)
+    except db.SchemaError:
+        return home.settings.default_hero
+    with db.read(engine) as connection:
+        hero = campaigns.value(connection, "hero")
+    engine.dispose()
+    return hero or home.settings.default_hero

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from realm import db, schools
-from realm.arena import trial
+from realm.arena import physics, trial
 from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
 from realm.guild import campaigns
 from realm.guild.skills import Skill, attach, get_skill
@@ -159,6 +159,7 @@ class _Battle:
 
     def fight(self) -> None:
         self.profile: HeroProfile = parse_profile(self.config["hero"], "battle.config.hero")
+        physics.check(self.profile, self.home)
         self._phase("loading libraries")
         _warm_up(self.config["school"])
         self.school = schools.load(self.config["school"])

@@ -17,11 +17,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from realm import db, events
-from realm.arena import plan
+from realm.arena import physics, plan
 from realm.guild import campaigns, progress
 from realm.guild.campaigns import lifecycle, method
 from realm.guild.skills import SkillError, get_skill
-from realm.heroes.profile import load_profile, set_model, weights_folder, with_model
+from realm.heroes import modes
+from realm.heroes.profile import change, changed, load_profile, weights_folder
 from realm.quests import board
 from realm.settings import RealmHome, SettingsError
 from realm.vault import checkpoints
@@ -348,11 +349,13 @@ def _idle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]
 def _hero(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     hero_id = str(payload.get("hero_id", ""))
     model = str(payload["model"]) if payload.get("model") else None
-    profile = with_model(home, hero_id, model) if model else load_profile(hero_id, home)
+    keys = modes.mode_keys(str(payload["mode"]), load_profile(hero_id, home)) if payload.get("mode") else None
+    profile = changed(home, hero_id, model, keys)
+    physics.check(profile, home)  # refused here, with what to do, not in a lost battle
     if not profile.embedded:
         weights_folder(profile, home)  # refused here, with the command that fetches them, not in a lost battle
-    if model:
-        set_model(home, hero_id, model)  # only now: a refused command changes nothing
+    if model or keys:
+        change(home, hero_id, model, keys)  # only now: a refused command changes nothing
     campaigns.set_value(connection, HERO, profile.id)
     campaigns.set_between(connection, False)
     _end_battle(connection)

@@ -45,7 +45,19 @@ def hero_named(hero_id: str):
 def hero_use(
     hero_id: str,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of the weights.")] = None,
+    mode: Annotated[str | None, typer.Option(
+        help="Memory mode: qlora, lora, galore_8bit, deepspeed, full, adamw.")] = None,  # fmt: skip
     as_json: Json = False,
 ) -> None:
-    """Begin a campaign with another hero after the current battle."""
-    order("hero.use", {"hero_id": hero_named(hero_id).id, **({"model": model} if model else {})}, as_json)
+    """Begin a campaign with another hero, or with other weights or another memory mode, after the current battle."""
+    from realm.heroes.modes import mode_keys
+    from realm.heroes.profile import ProfileError
+
+    profile = hero_named(hero_id)
+    try:
+        if mode is not None:
+            mode_keys(mode, profile)
+    except ProfileError as error:
+        raise Refused(str(error)) from error
+    said = {key: value for key, value in (("model", model), ("mode", mode)) if value is not None}
+    order("hero.use", {"hero_id": profile.id, **said}, as_json)

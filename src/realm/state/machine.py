@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import re
 import shutil
 import threading
 import time
@@ -106,6 +108,23 @@ def _sample(driver: Any, handle: Any) -> GpuSample:
         temp_limit=ask("nvmlDeviceGetTemperatureThreshold", driver.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
         watts=None if watts is None else watts / 1000, watts_limit=None if limit is None else limit / 1000,
     )  # fmt: skip
+
+
+def torch_build() -> str:
+    """CPU build | CUDA x build | ROCm x build, from the text of torch's own `version.py`.
+
+    A wheel's version need not name its build: the suffix `+cpu` or `+cu130` is there from some sources only.
+    """
+    spec = importlib.util.find_spec("torch")
+    file = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    if file is None or not file.is_file():
+        return "unknown build"
+    text = file.read_text(encoding="utf-8")
+    for name, title in (("cuda", "CUDA"), ("hip", "ROCm")):
+        found = re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+        if found:
+            return f"{title} {found[1]} build"
+    return "CPU build" if re.search(r"^cuda\b[^=\n]*=\s*None", text, re.MULTILINE) else "unknown build"
 
 
 def sample(folder: Path) -> MachineSample:
