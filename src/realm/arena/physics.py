@@ -158,15 +158,15 @@ def check(profile: HeroProfile, home: RealmHome, here: Machine | None = None) ->
 class Load:
     """What is asked of the memory beside the hero's own recipe.
 
-    `counted`: tokens whose logits exist at once; None = all of the micro-batch (no chunking). `reference`: a frozen
-    copy of the whole weights (the Judge). `teacher`: parameters of a teacher held beside (Whisper).
+    `chunked`: logits are made in parts (`modes.LOGITS_AT_ONCE`), as the Scribe does; TRL's trainers make them whole.
+    `reference`: a frozen copy of the whole weights (the Judge). `teacher`: parameters of a teacher held beside.
     """
 
     batch_size: int
     max_length: int
     gradient_accumulation: int
     gradient_checkpointing: bool
-    counted: int | None = None
+    chunked: bool = True
     reference: bool = False
     teacher: int = 0
     device: str = "cuda"
@@ -279,8 +279,12 @@ class _Sizes:
         return round(self.per_layer(LIVE[self.kind]))
 
     def logits(self) -> int:
-        counted = self.load.tokens if self.load.counted is None else min(self.load.counted, self.load.tokens)
-        return LOGITS * counted * self.shape.vocabulary
+        """Logits that exist at once; every part beyond the first adds its gradient of the head to the others'."""
+        whole = LOGITS * self.load.tokens * self.shape.vocabulary
+        if not self.load.chunked or self.load.tokens * self.shape.vocabulary <= modes.LOGITS_AT_ONCE:
+            return whole
+        sums = 0 if modes.adapter(self.profile) else 2 * self.kept * self.shape.embedding
+        return LOGITS * modes.LOGITS_AT_ONCE + sums
 
     def cache(self) -> int:
         """Keys and values of a trial's answers; the buffer doubles, so it is at most twice what is filled."""

@@ -31,6 +31,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer  # noqa: 
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from realm.heroes import chat, modes  # noqa: E402
+from realm.heroes.modes import LOGITS_AT_ONCE  # noqa: E402
 from realm.heroes.profile import HeroProfile, ProfileError, weights_folder  # noqa: E402
 from realm.settings import RealmHome  # noqa: E402
 
@@ -38,9 +39,6 @@ transformers_logging.disable_progress_bar()
 torch.set_num_threads(int(os.environ.get("REALM_TORCH_THREADS", "1")))
 
 IGNORE = -100  # label of a position that the loss does not count
-# Logits made at once: 2^25 are 221 tokens of a vocabulary of 151,936. Logits cost about 10 bytes each with their
-# gradient, so this is a third of a GB where a batch of 8 x 2,048 tokens would take 25 GB.
-LOGITS_AT_ONCE = 2**25
 
 Weigh = Callable[[Tensor, Tensor], Tensor]
 """(logits [n, vocabulary], targets [n]) → weights [n], without gradient."""

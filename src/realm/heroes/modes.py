@@ -34,6 +34,9 @@ TITLES = {
 FUSED_ABOVE_B = 2.0  # 1e9 parameters (contracts C8)
 FUSED_OPTIMIZERS = ("adamw_8bit", "galore_8bit")
 PROJECTED = ("galore", "galore_8bit", "apollo")
+# Logits made at once: 2^25 are 221 tokens of a vocabulary of 151,936. Logits cost about 10 bytes each with their
+# gradient, so this is a third of a GB where a batch of 8 x 2,048 tokens would take 25 GB.
+LOGITS_AT_ONCE = 2**25
 EIGHT_BIT = ("adamw_8bit", "paged_adamw_8bit", "lion_8bit", "galore_8bit")
 
 
