@@ -71,7 +71,8 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
              f"forge report {tmp_path}/forged", "jobs kinds", "jobs kinds --json", "jobs list",
              "jobs submit analytics --key smoke-job-1", "jobs submit report campaign=pip-1 --json",
              "jobs show smoke-job-1", "jobs list --json", "jobs cancel smoke-job-1",
-             "jobs retry smoke-job-1"]  # fmt: skip
+             "jobs retry smoke-job-1", "oracle models", "oracle ask hi --model base --max-tokens 4",
+             "oracle compare hi --model base --model current --max-tokens 4"]  # fmt: skip
     return [*((0, line.split()) for line in [*held, *plain]), (0, ["quest", "add", str(file), "--lane", "low"]),
             (1, ["vault", "verify"]),  # the checkpoint of these tables has no files
             (0, ["skill", "grade", "bin", "--prompt", problem.prompt, "--response", problem.golden]),

@@ -31,7 +31,7 @@ def test_start_status_second_start_and_stop(live):
     assert live.snapshot("state") == live.snapshot("tavern")
     assert live.get("bin", "/health")["status"] == "ok"
     status = live.status()
-    assert status["services"] == {"realm": "RUNNING"} and status["inbox"] == str(live.home.inbox)
+    assert status["services"] == {"oracle": "RUNNING", "realm": "RUNNING"} and status["inbox"] == str(live.home.inbox)
     before = {p.pid for p in live.processes()}
     again = live.cli("start-all", "--no-arena")
     assert "already runs" in again.stdout and "stop-all" in again.stdout
@@ -60,7 +60,7 @@ def test_killed_supervisor_leaves_no_second_realm(live):
     assert orphan is not None
     live.cli("start-all", "--no-arena")
     assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
-    assert live.status()["services"] == {"realm": "RUNNING"}
+    assert live.status()["services"] == {"oracle": "RUNNING", "realm": "RUNNING"}
 
 
 def test_a_dead_service_is_restarted(live):
@@ -148,7 +148,7 @@ def test_doctor_names_a_dead_arena_and_start_all_revives_it(live):
         with supervise._rpc(live.home) as rpc:
             rpc.stopProcess("arena")
     assert "started again: arena" in live.cli("start-all").stdout
-    live.wait("the arena lives", lambda: states() == {"arena": "RUNNING", "realm": "RUNNING"})
+    live.wait("the arena lives", lambda: states() == {"arena": "RUNNING", "oracle": "RUNNING", "realm": "RUNNING"})
     assert "nothing was started" in live.cli("start-all").stdout
 
 
@@ -158,7 +158,8 @@ def test_beyond_loopback_every_service_asks_for_the_token():
     try:
         begun = made.cli("start-all", "--no-arena")
         assert "?token=" in begun.stdout and "Schlüssel" not in begun.stdout
-        for service, path in (("tavern", "/"), ("state", "/api/state"), ("sy", "/health"), ("bin", "/health")):
+        for service, path in (("tavern", "/"), ("state", "/api/state"), ("sy", "/health"), ("bin", "/health"),
+                              ("oracle", "/v1/models")):  # fmt: skip
             url = f"http://127.0.0.2:{made.ports[service]}{path}"
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(url, timeout=10)
@@ -173,7 +174,7 @@ def test_a_home_with_a_percent_sign():
     made = LiveRealm("r%(x)s%")
     try:
         made.cli("start-all", "--no-arena")
-        assert made.status()["services"] == {"realm": "RUNNING"}
+        assert made.status()["services"] == {"oracle": "RUNNING", "realm": "RUNNING"}
     finally:
         made.close()
 

@@ -37,8 +37,17 @@ def _skill(skill_id: str, home: RealmHome):
     return app
 
 
+def _oracle(home: RealmHome):
+    from realm.oracle.service import create_app
+    from realm.state.guard import Guard
+
+    app = create_app(home)
+    app.add_middleware(Guard, settings=home.settings)
+    return app
+
+
 APPS: dict[str, Callable] = {"tavern": _tavern, "state": _state, "sy": partial(_skill, "sy"),
-                             "bin": partial(_skill, "bin")}
+                             "bin": partial(_skill, "bin"), "oracle": _oracle}
 
 
 class PortDispatcher:
@@ -107,7 +116,8 @@ def serve(home: RealmHome, names: list[str]) -> None:
     sockets = [bind(settings.host, settings.port(service.name), service) for service in chosen]
     if services.supervised():
         # Only now: whoever comes second must not take the note of the one who holds the ports.
-        services.leave_note(home, "realm")
+        for process in {service.process for service in chosen}:
+            services.leave_note(home, process)
     apps = {
         bound.getsockname()[1]: APPS[service.name](home) for service, bound in zip(chosen, sockets, strict=True)
     }

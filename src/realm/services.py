@@ -30,8 +30,9 @@ SERVICES = (
     Service("state", "RealmState", "live state and event stream", "realm"),
     Service("sy", "Skill SY", "word puzzles from syllable tiles and grading", "realm"),
     Service("bin", "Skill BIN", "binary arithmetic problems and grading", "realm"),
+    Service("oracle", "Oracle", "answers of checkpoints, OpenAI's interface", "oracle"),
 )
-PROCESSES = ("realm", "arena")
+PROCESSES = ("realm", "oracle", "arena")
 SUPERVISED = "REALM_SUPERVISED"  # set in the environment of what start-all starts, and of nothing else
 
 

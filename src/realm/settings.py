@@ -54,7 +54,14 @@ class Settings(BaseModel):
     log_level: str = "INFO"
     skill_servers: dict[str, str] = Field(default_factory=dict, description="skills on other servers: {name: URL}")
 
-    @field_validator("skill_servers", mode="before")
+    oracle_servers: dict[str, str] = Field(default_factory=dict, description="other machines that answer for the "
+                                           "Oracle: {name: http://HOST:PORT/v1}")  # fmt: skip
+    oracle_models: int = Field(4, ge=1, description="models the Oracle keeps in memory at once")
+    oracle_min_free: int = Field(500_000_000, ge=0, description="bytes of memory that loading a model must leave free")
+    oracle_keep_s: float = Field(900, gt=0, description="an idle model leaves memory after so many seconds")
+    oracle_queue: int = Field(64, ge=1, description="questions the Oracle takes at once; more are told to come back")
+
+    @field_validator("skill_servers", "oracle_servers", mode="before")
     @classmethod
     def _servers_as_text(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -64,17 +71,17 @@ class Settings(BaseModel):
         except yaml.YAMLError as error:
             raise ValueError("write {name: URL, …}, as in settings.yaml") from error
 
-    @field_validator("skill_servers")
+    @field_validator("skill_servers", "oracle_servers")
     @classmethod
     def _servers_are_web_addresses(cls, servers: dict[str, str]) -> dict[str, str]:
         for name, url in servers.items():
             parts = urlsplit(url)
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name):
-                raise ValueError(f"{name!r} names a skill server; use small letters, digits, - and _")
+                raise ValueError(f"{name!r} names a server; use small letters, digits, - and _")
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
                 raise ValueError(f"{name}: {url!r} is no http or https address; write http://HOST:PORT")
             if parts.username or parts.password:
-                raise ValueError(f"{name}: its address holds a password; skill servers are asked without one")
+                raise ValueError(f"{name}: its address holds a password; servers are asked without one")
         return servers
 
     @model_validator(mode="after")

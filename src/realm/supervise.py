@@ -63,7 +63,7 @@ stdout_logfile_backups=2
 
 # Seconds that a process must live before it counts as begun. The arena's imports take one on a busy machine; did they
 # count as running, an arena that fails at once would be started for ever and never called broken.
-START_S = {"realm": 1, "arena": 4}
+START_S = {"realm": 1, "oracle": 1, "arena": 4}
 # The supervisor's words for a process that it does not (or not yet) bring back by itself.
 DEAD = ("STOPPED", "EXITED", "FATAL", "UNKNOWN")
 TROUBLED = ("BACKOFF", *DEAD)
@@ -108,7 +108,8 @@ def write_config(home: RealmHome, arena: bool = True) -> str:
         "TOKENIZERS_PARALLELISM": "false",
         services.SUPERVISED: "1",
     }
-    commands = {"realm": ["serve", *(s.name for s in services.SERVICES)]}
+    commands = {process: ["serve", *(s.name for s in services.SERVICES if s.process == process)]
+                for process in services.PROCESSES if process != "arena"}  # fmt: skip
     if arena:
         commands["arena"] = ["serve", "arena"]
     text = CONFIG.format(run=_escape(home.run), logs=_escape(home.logs))
@@ -166,7 +167,7 @@ def start_all(home: RealmHome, arena: bool = True) -> list[str]:
         StartError: a port is taken, another start-all is under way, or a process does not come up.
     """
     home.create()
-    wanted = services.PROCESSES if arena else ("realm",)
+    wanted = tuple(name for name in services.PROCESSES if arena or name != "arena")
     with _one_at_a_time(home):
         if arena:
             _refuse_second_arena(home)
@@ -200,7 +201,7 @@ def _revive(home: RealmHome, states: list[ProcessState], wanted: tuple[str, ...]
         return []
     db.migrate(home)
     if missing:
-        write_config(home, arena=True)
+        write_config(home, arena="arena" in wanted or "arena" in known)
     with _rpc(home) as rpc:
         for name in dead:
             rpc.startProcess(name, False)

@@ -19,6 +19,7 @@ from realm.cli.hero import hero_app
 from realm.cli.jobs import jobs_app
 from realm.cli.ledger import ledger_app
 from realm.cli.module import module_app
+from realm.cli.oracle import oracle_app
 from realm.cli.passives import passives_app
 from realm.cli.primitive import primitive_app
 from realm.cli.quest import quest_app
@@ -36,7 +37,8 @@ app.add_typer(realm_app)
 for name, group in (("quest", quest_app), ("battle", battle_app), ("trial", trial_app), ("skill", skill_app),
                     ("vault", vault_app), ("hero", hero_app), ("campaign", campaign_app), ("ledger", ledger_app),
                     ("module", module_app), ("forge", forge_app), ("primitive", primitive_app),
-                    ("passives", passives_app), ("shelf", shelf_app), ("jobs", jobs_app)):  # fmt: skip
+                    ("passives", passives_app), ("shelf", shelf_app), ("jobs", jobs_app),
+                    ("oracle", oracle_app)):  # fmt: skip
     app.add_typer(group, name=name)
 
 

@@ -142,7 +142,7 @@ def _deeds(engine, campaign_id: str | None) -> tuple[str, list[tuple[str, str]]]
 
 
 @realm_app.command()
-def serve(names: Annotated[list[str], typer.Argument(help="tavern, state, bin, or arena alone")]) -> None:
+def serve(names: Annotated[list[str], typer.Argument(help="tavern, state, bin, oracle, or arena alone")]) -> None:
     """Run services in the foreground; `serve arena` runs the hero loop."""
     from realm import services
 
@@ -161,7 +161,7 @@ def serve(names: Annotated[list[str], typer.Argument(help="tavern, state, bin, o
     try:
         for name in names:
             services.by_name(name)
-        if any(name in ("tavern", "state") for name in names):
+        if any(name in ("tavern", "state", "oracle") for name in names):
             open_db(home).dispose()
         serve_apps(home, names)
     except (KeyError, OSError) as error:

@@ -241,6 +241,21 @@ def _check(messages: Sequence[Message], tokenizer: Any) -> list[int]:
     """Indices of the assistant turns, after the checks that need no template."""
     if not messages:
         raise RenderError("empty", "the conversation has no messages; a row needs a user and an assistant turn")
+    check_texts(messages, tokenizer)
+    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    if not turns:
+        raise RenderError("no_assistant", "the conversation has no assistant turn, so there is nothing to train on")
+    if any(not messages[i]["content"].strip() for i in turns):
+        raise RenderError("empty_answer", "an assistant turn is empty; a row needs an answer to train on")
+    return turns
+
+
+def check_texts(messages: Sequence[Message], tokenizer: Any) -> None:
+    """Roles, types, and no text that holds a control token: for rows and for what a person asks alike.
+
+    Raises:
+        RenderError: role, content, special_token.
+    """
     forbidden = _forbidden(_Key(tokenizer))
     for i, message in enumerate(messages):
         role, content = message.get("role"), message.get("content")
@@ -255,12 +270,6 @@ def _check(messages: Sequence[Message], tokenizer: Any) -> list[int]:
                     f"message {i} holds {token!r}, a control token of this tokenizer, which would forge the "
                     "conversation's structure; remove it from the text",
                 )
-    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if not turns:
-        raise RenderError("no_assistant", "the conversation has no assistant turn, so there is nothing to train on")
-    if any(not messages[i]["content"].strip() for i in turns):
-        raise RenderError("empty_answer", "an assistant turn is empty; a row needs an answer to train on")
-    return turns
 
 
 def _mask_turns(

@@ -103,7 +103,7 @@ def make_embedded(profile: HeroProfile, home: RealmHome, tokenizer_source: Path 
 
 def load_tokenizer(folder: Path, template: str = "tokenizer") -> Any:
     """Tokenizer of a folder; `template` is "tokenizer" or the path of a jinja file that replaces its chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if template != "tokenizer":
         tokenizer.chat_template = Path(template).expanduser().read_text(encoding="utf-8")
     return tokenizer
@@ -344,39 +344,61 @@ def _decode(
     interrupted: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Append to `answers`, in place, what the model writes after each prompt."""
-    where = next(model.parameters()).device
-    width = max(map(len, prompts))
-    tokens = torch.zeros(len(prompts), width, dtype=torch.long)
-    seen = torch.zeros(len(prompts), width + room, dtype=torch.long)
-    for i, prompt in enumerate(prompts):
-        tokens[i, width - len(prompt) :] = torch.tensor(list(prompt))
-        seen[i, width - len(prompt) :] = 1  # later columns are cut off until they are written
-    tokens, seen = tokens.to(where), seen.to(where)
-    position = (seen[:, :width].cumsum(1) - 1).clamp(min=0)
-    padded = len(set(map(len, prompts))) > 1
-    cache = _cache(model)
-    batch = list(range(len(prompts)))  # batch row → prompt
+    decoder = Decoder(model, prompts, room)
     done: set[int] = set()
     for t in range(room):
-        out = model(
-            input_ids=tokens, attention_mask=seen[:, : width + t] if padded else None, position_ids=position,
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        chosen = out.logits[:, -1].argmax(-1)
-        for row, token in zip(batch, chosen.tolist(), strict=True):
+        chosen = decoder.logits().argmax(-1)
+        for row, token in zip(decoder.rows, chosen.tolist(), strict=True):
             if token == stop:
                 done.add(row)
             elif row not in done:
                 answers[row].append(token)
         if len(done) == len(prompts) or t + 1 == room or interrupted():
             return
-        tokens, position = chosen[:, None], position[:, -1:] + 1
-        finished = sum(row in done for row in batch)
-        if finished >= max(1, len(batch) // 8):  # dropping rows copies the cache, so it waits for an eighth
-            kept = torch.tensor([k for k, row in enumerate(batch) if row not in done], device=where)
-            cache.batch_select_indices(kept)
-            tokens, position, seen = tokens[kept], position[kept], seen[kept]
-            batch = [row for row in batch if row not in done]
+        decoder.push(chosen, done)
+
+
+class Decoder:
+    """Prompts written on together: left-padded, with a KV cache, one forward for each new token of every row.
+
+    Args:
+        prompts: token ids, each at least one.
+        room: most tokens that a row may get.
+
+    `rows` are the indices of the prompts that are still in the batch, in its order.
+    """
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], room: int) -> None:
+        self.model, self.cache, self.rows = model, _cache(model), list(range(len(prompts)))
+        width = max(map(len, prompts))
+        tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+        seen = torch.zeros(len(prompts), width + room, dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            tokens[i, width - len(prompt) :] = torch.tensor(list(prompt))
+            seen[i, width - len(prompt) :] = 1  # later columns are cut off until they are written
+        where = next(model.parameters()).device
+        self._tokens, self._seen, self._width = tokens.to(where), seen.to(where), width
+        self._position = (self._seen[:, :width].cumsum(1) - 1).clamp(min=0)
+        self._padded = len(set(map(len, prompts))) > 1
+
+    def logits(self) -> Tensor:
+        """What the model says about the next token of each row: [rows, vocabulary]."""
+        out = self.model(
+            input_ids=self._tokens, attention_mask=self._seen[:, : self._width] if self._padded else None,
+            position_ids=self._position, past_key_values=self.cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        return out.logits[:, -1]
+
+    def push(self, chosen: Tensor, done: set[int]) -> None:
+        """Go on with these tokens, int64 [rows]. Rows that are `done` leave when they are an eighth of the batch."""
+        self._tokens, self._position = chosen[:, None], self._position[:, -1:] + 1
+        self._width += 1
+        finished = sum(row in done for row in self.rows)
+        if finished >= max(1, len(self.rows) // 8):  # dropping rows copies the cache, so it waits for an eighth
+            kept = torch.tensor([k for k, row in enumerate(self.rows) if row not in done], device=chosen.device)
+            self.cache.batch_select_indices(kept)
+            self._tokens, self._position, self._seen = self._tokens[kept], self._position[kept], self._seen[kept]
+            self.rows = [row for row in self.rows if row not in done]
 
 
 def row_tensors(row: chat.Rendered) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from realm.quests import board
 from realm.settings import RealmHome
 from realm.state import machine
 from realm.state.snapshot import Battle, Campaign, Gpu, Hero, Queue, RealmSnapshot, SkillState, Vault
+from realm.vault.champion import crowned
 
 OPEN = ("arming", "training", "pausing", "paused", "stopping", "trial")
 DAMAGE_FLOOR = 1e-4  # loss floor of damage and hits (realm-rules §1)
@@ -171,22 +172,9 @@ def _battle(connection: sa.Connection) -> Battle:
                   total_steps=asked, **known)  # fmt: skip
 
 
-def champion_id(connection: sa.Connection, campaign_id: str | None) -> str | None:
-    """Checkpoint that the arena last crowned in this campaign, while it is still live."""
-    query = sa.select(db.events.c.payload).where(db.events.c.kind == "champion").order_by(db.events.c.id.desc())
-    for payload in connection.execute(query.limit(20)).scalars():
-        crowned = payload.get("checkpoint_id")
-        table = db.checkpoints
-        found = connection.execute(sa.select(table.c.id).where(
-            table.c.id == crowned, table.c.campaign_id == campaign_id, table.c.state == "live")).scalar()  # fmt: skip
-        if found:
-            return found
-    return None
-
-
 def _vault(connection: sa.Connection, campaign: Mapping[str, Any] | None) -> Vault:
     count = connection.execute(sa.select(sa.func.count()).where(db.checkpoints.c.state == "live")).scalar_one()
-    return Vault(checkpoints=count, champion=champion_id(connection, campaign["id"]) if campaign else None)
+    return Vault(checkpoints=count, champion=crowned(connection, campaign["id"]) if campaign else None)
 
 
 def _gpu() -> Gpu | None:

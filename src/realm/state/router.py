@@ -25,9 +25,10 @@ from realm.settings import RealmHome
 from realm.state import orders, queries, uploads
 from realm.state.guard import Guard
 from realm.state.progression import Progression, progression
-from realm.state.reader import champion_id, snapshot
+from realm.state.reader import snapshot
 from realm.state.snapshot import RealmSnapshot
 from realm.state.stream import EventStream, Hub, hub_of
+from realm.vault.champion import crowned
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
 
@@ -126,7 +127,7 @@ def _reads(router: APIRouter, home: RealmHome, hub: Hub) -> None:
     def checkpoints() -> dict[str, Any]:
         with db.read(hub.engine) as connection:
             campaign = snapshot(connection, home).campaign.id
-            return {"champion": champion_id(connection, campaign), "checkpoints": queries.checkpoints(connection)}
+            return {"champion": crowned(connection, campaign), "checkpoints": queries.checkpoints(connection)}
 
     @router.get("/commands/{command_id}")
     def command(command_id: str) -> dict[str, Any]:

@@ -71,3 +71,16 @@ def champion(
         if verifies is None or verifies(candidate.checkpoint_id):
             return candidate
     return None
+
+
+def crowned(connection: sa.Connection, campaign_id: str | None) -> str | None:
+    """Checkpoint that the arena last crowned in this campaign, while it is still live."""
+    query = sa.select(db.events.c.payload).where(db.events.c.kind == "champion").order_by(db.events.c.id.desc())
+    for payload in connection.execute(query.limit(20)).scalars():
+        named = payload.get("checkpoint_id")
+        table = db.checkpoints
+        found = connection.execute(sa.select(table.c.id).where(
+            table.c.id == named, table.c.campaign_id == campaign_id, table.c.state == "live")).scalar()  # fmt: skip
+        if found:
+            return found
+    return None
