@@ -490,7 +490,7 @@ def test_step_events_zone_hint_crit_and_clock(home, engine, monkeypatch):
     for step in range(801, 1101):
         loss = max(0.02, 2.0 - 0.015 * (step - 800)) + 0.05 * chance.random()
         loss = 1e-9 if step == 1050 else loss
-        facts = SimpleNamespace(step=step, loss=loss, grad_norm=1.0, lr=0.1, tokens=9, trained_tokens=4)
+        facts = SimpleNamespace(step=step, loss=loss, grad_norm=1.0, lr=0.1, tokens=9, trained_tokens=4, facts={})
         assert pulse.step(facts) == "run"
     pulse.flush()
     zones = [(e["from"], e["to"]) for e in told(engine, "zone")]

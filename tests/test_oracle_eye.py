@@ -275,3 +275,46 @@ def test_a_quest_may_name_its_own_policy(nest, tmp_path):
     assert word[0].facts == {}
     with pytest.raises(ProfileError, match="eaft"):
         learn(nest(), tmp_path, options={"oracle_eye": "eaftt"})
+
+
+# --- for people to look at -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("policy", ("uniform", *POLICIES))
+def test_a_token_map_is_the_row_as_the_hero_sees_it(nest, policy):
+    hero = nest()
+    rows, _ = hero.render(kit.conversations(3))
+    eye = OracleEye(policy=policy)
+    maps = oracle_eye.inspect(hero, {7: rows[0], 2: rows[1]}, eye)
+    assert [m.row for m in maps] == [7, 2]
+    assert "".join(maps[0].text) == hero.tokenizer.decode(rows[0].ids)
+    logits = [hero.model(torch.tensor([row.ids])).logits[0, :-1].detach() for row in rows[:2]]
+    for row, found, seen in zip(rows, maps, logits, strict=False):
+        logs = torch.log_softmax(seen, -1)
+        targets = torch.tensor(row.ids[1:])
+        assert found.surprisal[0] is None and found.entropy[0] is None
+        assert found.surprisal[1:] == pytest.approx((-logs.gather(1, targets[:, None])[:, 0]).tolist(), abs=1e-3)
+        assert found.entropy[1:] == pytest.approx((-(logs.exp() * logs).sum(1)).tolist(), abs=1e-3)
+        assert [w is not None for w in found.weight] == row.mask == found.trained
+    weights = [w for m in maps for w in m.weight if w is not None]
+    assert sum(weights) / len(weights) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_most_surprising_rows_are_shown_and_pairs_are_not(nest):
+    hero = nest()
+    rows, _ = hero.render(kit.conversations(40))
+    hero.model.train()
+    maps = oracle_eye.hardest(hero, rows, OracleEye())
+    assert hero.model.training, "looking changes nothing"
+    assert len(maps) == oracle_eye.SHOWN
+    seen = oracle_eye.inspect(hero, {i: rows[i] for i in range(0, 32, 2)}, OracleEye())
+    assert [m.row for m in maps] == [m.row for m in sorted(seen, key=lambda m: -m.mean_surprisal)[:4]]
+    assert oracle_eye.hardest(hero, [("chosen", "rejected")] * 5, OracleEye()) == []
+
+
+def test_a_long_row_is_shown_from_its_end(nest, monkeypatch):
+    monkeypatch.setattr(oracle_eye, "LONGEST", 5)
+    hero = nest()
+    rows, _ = hero.render(kit.conversations(1))
+    found = oracle_eye.inspect(hero, {0: rows[0]}, OracleEye())[0]
+    assert "".join(found.text) == hero.tokenizer.decode(rows[0].ids[-5:]) and found.trained == rows[0].mask[-5:]
+    assert len(found.weight) == len(found.surprisal) == 5

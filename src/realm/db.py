@@ -19,7 +19,7 @@ from ulid import ULID
 
 from realm.settings import RealmHome
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 BUSY_TIMEOUT_S = 30.0  # notes/feasibility: worst transaction 0.4-0.9 s with several writers
 
 metadata = sa.MetaData()
@@ -177,6 +177,7 @@ metrics = sa.Table(
     sa.Column("steps", sa.Integer, nullable=False, default=1),
     sa.Column("loss_min", sa.Float),
     sa.Column("loss_max", sa.Float),
+    sa.Column("facts", sa.JSON(none_as_null=True)),  # what only this school can tell: {name: number}
     # Newest row, rows after a step and effort of one battle are each one look into this index, never a sort.
     sa.Index("ix_metrics_battle_step", "battle_id", "step", "effort"),
     sa.Index("ix_metrics_run_effort", "run_id", "effort"),
@@ -204,6 +205,17 @@ checkpoints = sa.Table(
     sa.Column("tags", sa.JSON),  # sorted words of a person; null = none
     sa.Column("trashed_at", sa.Float),
     sa.UniqueConstraint("hero_id", "campaign_id", "run_id", "step"),
+)  # fmt: skip
+
+# Battle child. One row of a quest as the hero sees it, token by token (`arena/token_maps.py`).
+token_maps = sa.Table(
+    "token_maps", metadata,
+    sa.Column("battle_id", sa.String, primary_key=True),
+    sa.Column("idx", sa.Integer, primary_key=True),  # 0 is the row that surprises the hero most
+    sa.Column("row", sa.Integer, nullable=False),  # of the quest, from 0
+    sa.Column("step", sa.Integer, nullable=False),  # campaign step of the weights
+    sa.Column("policy", sa.String, nullable=False),
+    sa.Column("tokens", sa.JSON, nullable=False),  # {text, trained, weight, surprisal, entropy}: a list each
 )  # fmt: skip
 
 # Battle child; the arena for kind `job`. One examination of one checkpoint at one (skill, level), or of a held-out

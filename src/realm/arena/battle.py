@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from realm import db, schools
-from realm.arena import physics, trial
+from realm.arena import physics, token_maps, trial
 from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
 from realm.guild import campaigns
 from realm.guild.skills import Skill, attach, get_skill
@@ -350,6 +350,7 @@ class _Battle:
         if probe and self.loss_before is None:  # a quest that goes on was measured when it began
             self.loss_before = held.hero.loss(probe)
         self._begin()
+        self._look_at_tokens(held)
         quest, order = self.quest, "run"
 
         def on_step(facts: chassis.StepFacts) -> bool:
@@ -369,7 +370,16 @@ class _Battle:
                               quest.context)  # fmt: skip
         except chassis.TrainingError as error:
             raise BattleFailed(error.code, str(error)) from error
+        self._look_at_tokens(held)
         return order
+
+    def _look_at_tokens(self, held: Held) -> None:
+        """Keep how the hero sees some rows now, for the battle's page."""
+        from realm.schools import oracle_eye
+
+        eye = oracle_eye.eye_of(self.profile, self.quest.context.options)
+        maps = oracle_eye.hardest(held.hero, self.quest.rows, eye)
+        self._write(lambda connection: token_maps.record(connection, self.row["id"], held.step, maps))
 
     def _carry_over(self, held: Held) -> None:
         """Keep the optimizer when school family, physics and parameters match; else begin it anew and say why."""

@@ -11,12 +11,13 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 
 from realm import db, events
+from realm.arena.token_maps import MassWatch
 from realm.guild.progression.combat import HITS, Hits
 from realm.guild.strain import Reading, StrainTracker
 from realm.settings import RealmHome
@@ -41,6 +42,7 @@ class StepLike(Protocol):
     lr: float
     tokens: int
     trained_tokens: int
+    facts: Mapping[str, float]
 
 
 class Orders:
@@ -97,6 +99,7 @@ class Pulse:
         self._saves = orders.read(battle["id"])[1]
         self._hint: str | None = None
         self._hint_step = 0
+        self._mass = MassWatch()
 
     def step(self, facts: StepLike) -> Order:
         """Take note of one optimizer step; returns what is wanted now, after waiting out a pause."""
@@ -109,7 +112,7 @@ class Pulse:
             "tokens": facts.tokens, "trained_tokens": facts.trained_tokens, "step_s": now - self._stepped,
             "floor": reading.floor, "strain": reading.strain, "strain_rate": reading.strain_rate,
             "zone": reading.zone, "hint": reading.hint.action, "effort": reading.strain, "steps": 1,
-            "loss_min": facts.loss, "loss_max": facts.loss,
+            "loss_min": facts.loss, "loss_max": facts.loss, "facts": dict(facts.facts) or None,
         })  # fmt: skip
         self._notice(facts, reading, before)
         if now - self._flushed >= FLUSH_S:
@@ -246,6 +249,12 @@ class Pulse:
         if critical:
             self.note("crit", f"Step loss {facts.loss:.4f} is the best 1 % of the last {HITS} steps.", "info",
                        battle_id=battle_id, step=facts.step, hit=hit, loss=facts.loss)  # fmt: skip
+        if self._mass.add(facts.facts.get("top_mass")):
+            text = (f"Half of the weight sits on 5 % of the tokens: {facts.facts['effective_tokens']:,.0f} of "
+                    f"{facts.trained_tokens:,} tokens count")  # fmt: skip
+            self.note("alert", f"{text}.", "trouble", alert_id=f"eye:{battle_id}", code="lopsided_weights",
+                       what="weighing tokens", why=text, fix="Usually some labels are wrong: look at the tokens of the "
+                       "battle's page, mend the rows, or set oracle_eye.policy: uniform.")  # fmt: skip
         if facts.step % CLOCK_STEPS == 0:
             level = facts.step // CLOCK_STEPS
             self.note("level", f"{facts.step:,} optimizer steps: hero level {level}.", "deed", kind="clock",

@@ -451,7 +451,7 @@ def summed_loss(model: Any, ids: Tensor, labels: Tensor, plain: bool) -> Tensor:
     def measure(logits: Tensor, targets: Tensor) -> tuple[Tensor]:
         return (torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"),)
 
-    losses = [loss for (loss,) in _measured(model, ids, labels, plain, measure)]
+    losses = [loss for (loss,) in over_labels(model, ids, labels, plain, measure)]
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
@@ -468,12 +468,16 @@ def weighted_losses(
         losses = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         return (weights * losses).sum(), weights, losses.detach()
 
-    sums, weights, losses = zip(*_measured(model, ids, labels, plain, measure), strict=True)
+    sums, weights, losses = zip(*over_labels(model, ids, labels, plain, measure), strict=True)
     return torch.stack(sums).sum(), torch.cat(weights), torch.cat(losses)
 
 
-def _measured(model: Any, ids: Tensor, labels: Tensor, plain: bool, measure: Callable[..., Any]) -> list[Any]:
-    """`measure(logits, targets)` of the labels that count, in as many parts as memory asks for."""
+def over_labels(model: Any, ids: Tensor, labels: Tensor, plain: bool, measure: Callable[..., Any]) -> list[Any]:
+    """`measure(logits, targets)` of the labels that count, in as many parts as memory asks for.
+
+    Args:
+        measure: takes [n, vocabulary] and [n]; returns a tuple of tensors.
+    """
     counted = labels[:, 1:] != IGNORE
     targets = labels[:, 1:][counted]
     if not plain:

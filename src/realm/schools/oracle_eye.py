@@ -21,7 +21,7 @@ See one row through the Eye: `python3 -m training battle tokens`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,10 +29,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from realm.heroes.model import IGNORE
+from realm.heroes.chat import Rendered
+from realm.heroes.model import IGNORE, Hero, over_labels, plain_head
 from realm.heroes.profile import HeroProfile, OracleEye, parse_profile
 
 TOP_SHARE = 0.05  # of the tokens, for the alarm
+LOOKED_AT, SHOWN = 16, 4  # rows of a quest that a battle measures, and those of them it keeps: the most surprising
+LONGEST = 1024  # tokens of a shown row; the last ones, where the answer is
 
 
 class AllMasked(ValueError):
@@ -151,3 +154,88 @@ def top_mass(weights: Tensor, share: float = TOP_SHARE) -> float:
     weights = weights.double()
     heaviest = weights.topk(max(1, int(share * len(weights)))).values
     return float(heaviest.sum() / weights.sum())
+
+
+# --- for people to look at -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """One row as the hero sees it: a list of the same length each.
+
+    `weight` is None where the loss does not count, else 1 on average over the rows looked at together; `surprisal` and
+    `entropy` in nats, None for the first token, which nothing predicts.
+    """
+
+    row: int
+    policy: str
+    text: list[str]
+    trained: list[bool]
+    weight: list[float | None]
+    surprisal: list[float | None]
+    entropy: list[float | None]
+
+    @property
+    def mean_surprisal(self) -> float:
+        """Nats per trained token."""
+        found = [s for s, trained in zip(self.surprisal, self.trained, strict=True) if trained and s is not None]
+        return sum(found) / max(1, len(found))
+
+    def tokens(self) -> dict[str, list[Any]]:
+        """As JSON."""
+        return {"text": self.text, "trained": self.trained, "weight": self.weight, "surprisal": self.surprisal,
+                "entropy": self.entropy}  # fmt: skip
+
+
+def inspect(hero: Hero, rows: Mapping[int, Rendered], eye: OracleEye) -> list[TokenMap]:
+    """Token maps of the rows {number: row} as this hero sees them now, in their order; changes nothing."""
+    plain, was_training = plain_head(hero.model), hero.model.training
+    hero.model.eval()
+    with torch.no_grad(), hero.autocast():
+        seen = {number: _measure(hero, row, eye, plain) for number, row in rows.items()}
+    hero.model.train(was_training)
+    trained = {number: torch.tensor(row.mask[1:]) for number, row in rows.items()}
+    counted = torch.cat([weights[trained[number]] for number, (weights, _, _) in seen.items()])
+    mean = float(counted.mean()) if len(counted) else 1.0
+    return [_token_map(hero, number, rows[number], eye.policy, *(s.tolist() for s in (weights / mean, *others)))
+            for number, (weights, *others) in seen.items()]  # fmt: skip
+
+
+def hardest(hero: Hero, rows: Sequence[Any], eye: OracleEye) -> list[TokenMap]:
+    """Maps of the most surprising of some evenly spaced rows; none where the rows are no token sequences (pairs)."""
+    step = max(1, len(rows) // LOOKED_AT)
+    picked = {i: rows[i] for i in range(0, len(rows), step)[:LOOKED_AT] if isinstance(rows[i], Rendered)}
+    if not picked:
+        return []
+    return sorted(inspect(hero, picked, eye), key=lambda found: -found.mean_surprisal)[:SHOWN]
+
+
+def _measure(hero: Hero, row: Rendered, eye: OracleEye, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(raw weights, surprisal, entropy) of the tokens after the first, fp32 on the CPU."""
+
+    def measure(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = logits.float()
+        surprisal = functional.cross_entropy(logits, targets, reduction="none")
+        return raw_weights(logits, targets, eye), surprisal, entropy(logits)
+
+    ids = torch.tensor([row.ids], device=next(hero.model.parameters()).device)
+    parts = over_labels(hero.model, ids, ids, plain, measure)
+    return tuple(torch.cat(part).float().cpu() for part in zip(*parts, strict=True))
+
+
+def _token_map(
+    hero: Hero, number: int, row: Rendered, policy: str, weights: list[float], surprisal: list[float],
+    entropies: list[float],
+) -> TokenMap:  # fmt: skip
+    def shown(values: list[float]) -> list[float | None]:
+        return [None, *(round(value, 4) for value in values)][-LONGEST:]
+
+    weighed = [value if trained else None for value, trained in zip(shown(weights), row.mask[-LONGEST:], strict=True)]
+    return TokenMap(number, policy, [_text(hero, i) for i in row.ids[-LONGEST:]], row.mask[-LONGEST:], weighed,
+                    shown(surprisal), shown(entropies))  # fmt: skip
+
+
+def _text(hero: Hero, token: int) -> str:
+    """A token's text; bytes that are no whole character are shown as the vocabulary writes them."""
+    text = hero.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return hero.tokenizer.convert_ids_to_tokens(token) if "\ufffd" in text else text
