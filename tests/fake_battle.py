@@ -24,6 +24,12 @@ from realm.settings import RealmHome
 from realm.vault import checkpoints
 
 
+def weights_at(step: int) -> bytes:
+    """A safetensors file of one whole number."""
+    head = b'{"step":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}'
+    return len(head).to_bytes(8, "little") + head + step.to_bytes(8, "little", signed=True)
+
+
 class Leave(Exception):
     """The parent is gone or SIGTERM came."""
 
@@ -92,7 +98,8 @@ class Fake:
         place = checkpoints.Place(self.row["hero_id"], self.row["campaign_id"], self.row["run_id"], step)
 
         def weights(folder: Path) -> None:
-            (folder / "model.safetensors").write_bytes(f"weights at step {step}".encode())
+            (folder / "model.safetensors").write_bytes(weights_at(step))
+            (folder / "config.json").write_text("{}")
 
         made = checkpoints.save(
             self.home, self.engine, place, write_weights=weights, facts={}, why="fake",
@@ -123,7 +130,7 @@ class Fake:
             with db.read(self.engine) as connection:
                 path = connection.execute(
                     sa.select(db.checkpoints.c.path).where(db.checkpoints.c.id == checkpoint)).scalar_one()
-            (self.home.root / path / "model.safetensors").write_bytes(b"weights at step ??")
+            (self.home.root / path / "model.safetensors").write_bytes(weights_at(-1))
         if order == "run" and checkpoint:
             self.set(state="trial")
             for values in config["trials"]:

@@ -263,7 +263,8 @@ def test_vault_verify_asks_for_a_restored_checkpoint_and_for_no_other(home, engi
     from realm import cli
 
     made = save(home, engine, place(ids))
-    checkpoints.mark_corrupt(engine, made.id, "broken")
+    with db.write(engine) as connection:
+        checkpoints.mark_corrupt(connection, made.id, "broken")
     good = (made.folder / "manifest.json").read_bytes()
 
     def verify():

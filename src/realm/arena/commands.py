@@ -25,6 +25,8 @@ from realm.heroes import modes
 from realm.heroes.profile import change, changed, load_profile, weights_folder
 from realm.quests import board
 from realm.settings import RealmHome, SettingsError
+from realm.temple import verdicts
+from realm.temple.orders import ORDERS
 from realm.vault import checkpoints
 
 MODE = "mode"  # train | rest, in realm_values
@@ -410,6 +412,40 @@ def _rollback(connection: sa.Connection, home: RealmHome, payload: Mapping[str, 
     return Later({"checkpoint_id": checkpoint_id, "wants": "rollback"})
 
 
+# --- temple -------------------------------------------------------------------------------------------------------
+
+def _ask_temple(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    """An order is asked in a process of its own (`rites.py`); the answer is here when it has given its verdict."""
+    order = payload.get("order", "all")
+    if order != "all" and order not in [each.id for each in ORDERS]:
+        raise Refused(f"no order {order!r}; the nine are {', '.join(each.id for each in ORDERS)}")
+    return Later({"order": order, "fix": bool(payload.get("fix")), "wants": "temple"})
+
+
+def _record_verdicts(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    """Verdicts that were given in a terminal; they count as those that the arena asked for."""
+    given = payload.get("verdicts")
+    if not isinstance(given, list) or len(given) > len(ORDERS):
+        raise Refused("the command needs `verdicts`, a list; give `python3 -m training temple`")
+    try:
+        kept = [verdict["order"] for verdict in given if verdicts.keep(connection, verdict, "terminal")]
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    return Done({"kept": kept})
+
+
+def _condemn(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    """Take a checkpoint out of use whose bytes are not the ledger's; a whole one stays."""
+    checkpoint_id = payload.get("checkpoint_id")
+    row = connection.execute(sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)).mappings().first()
+    if row is None:
+        raise Refused(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
+    faults = checkpoints.verify(home.root / row["path"], row["manifest_sha256"])
+    if not faults:
+        raise Refused(f"checkpoint {checkpoint_id} is whole: every byte is as the ledger has it")
+    return Done({"checkpoint_id": checkpoint_id, "condemned": checkpoints.condemn_in(connection, row, faults)})
+
+
 # --- campaigns ----------------------------------------------------------------------------------------------------
 
 def _named_campaign(connection: sa.Connection, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -535,6 +571,7 @@ HANDLERS: dict[str, Handler] = {
     "quest.unhold": _unhold, "quest.delete": _withdraw, "trial.run": _trial, "idle.generate": _idle,
     "hero.use": _hero, "vault.revive": _revive, "hero.rollback": _rollback,
     "campaign.new": _new_campaign, "campaign.activate": _activate, "campaign.pause": _pause_campaign,
+    "temple.run": _ask_temple, "temple.record": _record_verdicts, "vault.condemn": _condemn,
     "campaign.archive": _archive, "campaign.restore": _restore, "campaign.budget": _budget,
 }  # fmt: skip
 OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]] = {
@@ -543,4 +580,4 @@ OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]]
     "campaign.pause": _ended,
 }  # fmt: skip
 # These wait for a free moment of the loop, which may be a whole quest away.
-OWN_TIME = ("trial.run", "idle.generate", "hero.rollback", "campaign.archive")
+OWN_TIME = ("trial.run", "idle.generate", "hero.rollback", "campaign.archive", "temple.run")

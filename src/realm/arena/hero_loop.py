@@ -27,6 +27,7 @@ from realm import db, events, services
 from realm.arena import child as children
 from realm.arena import commands, fallback, plan, practice, rollback, turn
 from realm.arena.recover import recover
+from realm.arena.rites import Rites
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
 from realm.guild.campaigns import lifecycle, method, report
@@ -93,6 +94,7 @@ class HeroLoop:
         self._faint: dict[str, float] = {}  # {skill that could make no rows: until when the hero does without it}
         self._dirty, self._look_again = True, 0.0
         self._turn: turn.Turn | None = None
+        self._rites = Rites(home, self.engine)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -140,6 +142,8 @@ class HeroLoop:
         if self._watch.changed():
             self._dirty = True
             self._commands()
+            self._rites.wished()
+        self._rites.step()
         if self._job is not None:
             if self._job[1].done():
                 kind, future, context = self._job
@@ -188,6 +192,7 @@ class HeroLoop:
                 battle = plan.open_battle(connection)
         if self.child is not None:
             children.end(self.child)
+        self._rites.close()
         self._workshop.shutdown(wait=True)
         if battle is not None:
             with db.write(self.engine) as connection:

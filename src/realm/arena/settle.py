@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +24,10 @@ from realm.guild.progression.verdicts import judge_trial
 from realm.guild.skills import SkillError, get_skill
 from realm.quests import board
 from realm.settings import RealmHome
-from realm.temple.blessing import Blessing, CeremonyCheck, LevelEvidence, ProbeEvidence, bless
+from realm.state import machine
+from realm.temple import ceremony, verdicts
+from realm.temple.blessing import Blessing, CeremonyCheck, LevelEvidence, ProbeEvidence, bless, ceremony_factor
+from realm.temple.orders import ORDERS, Asked, Ceremony
 from realm.vault import champion as champions
 from realm.vault import checkpoints
 
@@ -74,8 +78,8 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
     if faults:
         told = checkpoints.condemn(made, checkpoint, faults)
         fault = fault or told
-    checks = _ceremony(home, battle, quest, checkpoint, faults) if quest and outcome == "trained" else []
     _ask_early(made, battle_id)
+    checks = _ceremony(home, made, battle, quest, checkpoint, faults) if quest and outcome == "trained" else []
     with db.write(made) as connection:
         if _battle(connection, battle_id)["settled_at"] is not None:
             return Settled(battle_id, outcome, quest["state"] if quest else None, (), trained)
@@ -83,8 +87,11 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
         sound = [t for t in trials if _sound(connection, t)]
         _tell_regressions(connection, sound)
         passives.tell_drift(connection, battle["campaign_id"], sound)
-        # A level is true of weights that are there: trials of a checkpoint that is not whole promote nothing.
-        promoted = [] if faults else _promote(connection, battle, sound)
+        if checks:
+            checks.append(_examined(quest, sound))
+        # A level is true of weights that are there, from data that is sound: what is cursed promotes nothing.
+        cursed = bool(faults) or ceremony_factor(checks) == 0
+        promoted = [] if cursed else _promote(connection, battle, sound)
         state = None
         if quest is not None:
             if outcome == "trained":
@@ -251,12 +258,25 @@ def _finish(
         id=db.new_id(), campaign_id=battle["campaign_id"], quest_id=quest["id"], battle_id=battle["id"], t=db.now(),
         ceremony=blessing.ceremony, evidence=blessing.evidence, quality=blessing.quality, effort=blessing.effort,
         xp=blessing.xp, verdict=blessing.verdict, parts=parts))  # fmt: skip
+    if blessing.verdict == "cursed":
+        _tell_curse(connection, quest, checks)
     text = f"Quest {quest['name']} {blessing.verdict}: quality {blessing.quality:.2f}, experience {blessing.xp:+.1f}"
     level = "trouble" if blessing.verdict == "cursed" else "deed"
     events.emit(connection, "blessing", text, level, battle_id=battle["id"], quest_id=quest["id"],
                 effort=blessing.effort, quality=blessing.quality, xp=blessing.xp, verdict=blessing.verdict,
                 parts=parts)  # fmt: skip
     return "done"
+
+
+def _tell_curse(connection: sa.Connection, quest: Mapping[str, Any], checks: list[CeremonyCheck]) -> None:
+    """The Deed of a cursed quest: what failed, what it cost, what to do."""
+    bad = next(check for check in checks if check.critical and check.status == "fail")
+    order = bad.name if bad.name in [each.id for each in ORDERS] else {"checkpoint": "champion"}.get(bad.name, "scribe")
+    events.emit(connection, "alert", f"Quest {quest['name']} is cursed: {bad.name}: {bad.details}", "trouble",
+                alert_id=f"cursed:{quest['id']}", code="cursed", what=f"blessing quest {quest['name']}",
+                why=f"{bad.details}: no experience, and no level from its trials",
+                fix=bad.remedy or f"Mend it, then ask: `python3 -m training temple {order}`.",
+                action={"kind": "temple.run", "payload": {"order": order, "fix": True}})  # fmt: skip
 
 
 def _quest_battles(connection: sa.Connection, battle: Mapping[str, Any], quest: Mapping[str, Any]) -> list[str]:
@@ -297,11 +317,13 @@ def _bless(
         rows = int((battle["config"].get("probe") or {}).get("rows", 0))
         probe = ProbeEvidence(_first_loss(connection, battles, battle), battle["loss_after"], rows)
     kept = [judge_trial(t) for t in trials if t["kind"] == "retention"]
-    told = next((t for t in trials if t["skill"] is not None or t["kind"] == "file" and t["quest_id"] == quest["id"]),
-                None)  # fmt: skip
+    return bless(_effort(connection, battles), checks, list(evidence.values()), probe, kept)
+
+
+def _examined(quest: Mapping[str, Any], trials: list[dict[str, Any]]) -> CeremonyCheck:
+    told = any(t["skill"] is not None or t["kind"] == "file" and t["quest_id"] == quest["id"] for t in trials)
     status = "ok" if told else "fail" if quest["skill"] else "skip"
-    told_check = CeremonyCheck("trial", status, False, "a held-out trial was recorded" if told else "no trial recorded")
-    return bless(_effort(connection, battles), [*checks, told_check], list(evidence.values()), probe, kept)
+    return CeremonyCheck("trial", status, False, "a held-out trial was recorded" if told else "no trial recorded")
 
 
 def _threshold(trial: Mapping[str, Any]) -> float:
@@ -331,18 +353,11 @@ def _accuracy_before(
 
 
 def _ceremony(
-    home: RealmHome, battle: Mapping[str, Any], quest: Mapping[str, Any], checkpoint: Mapping[str, Any] | None,
-    faults: list[str],
+    home: RealmHome, made: sa.Engine, battle: Mapping[str, Any], quest: Mapping[str, Any],
+    checkpoint: Mapping[str, Any] | None, faults: list[str],
 ) -> list[CeremonyCheck]:  # fmt: skip
-    """The checks of the minimal ceremony that need files (realm-rules §10, contracts B8); `faults` the checkpoint's."""
-    found = []
-    path, data = board.locate(home, quest), battle["config"]["data"] or {}
-    if path is None:
-        found.append(CeremonyCheck("data", "fail", True, "the quest's file is not there"))
-    else:
-        same = file_sha256(path) == data.get("sha256")
-        details = "sha256 as checked by the Cleric" if same else f"{path.name} changed after the Cleric checked it"
-        found.append(CeremonyCheck("data", "ok" if same else "fail", True, details))
+    """The quest's data, its checkpoint, and the orders (realm-rules §10, contracts B8); `faults` the checkpoint's."""
+    found = [_data(home, battle, quest)]
     verdict = (quest["report"] or {}).get("verdict")
     status = {"accepted": "ok", "accepted-with-warnings": "warn"}.get(verdict, "fail")
     found.append(CeremonyCheck("cleric", status, False, f"the Cleric's verdict: {verdict}"))
@@ -351,7 +366,23 @@ def _ceremony(
     else:
         details = faults[0] if faults else "every hash of the manifest verified"
         found.append(CeremonyCheck("checkpoint", "fail" if faults else "ok", True, details))
+    scope = Ceremony(battle["id"], ceremony.skills_of(quest), frozenset([checkpoint["id"]] if checkpoint else []))
+    asked = Asked(home, partial(machine.sample, home.root), ceremony=scope)
+    with db.read(made) as connection:
+        kept, trials = verdicts.newest(connection), _own_trials(connection, battle["id"])
+    found += ceremony.hold(asked, kept, trials)
+    asked.close()
     return found
+
+
+def _data(home: RealmHome, battle: Mapping[str, Any], quest: Mapping[str, Any]) -> CeremonyCheck:
+    path, data = board.locate(home, quest), battle["config"]["data"] or {}
+    again = f"drop the right file into {home.inbox}: it is trained as a new quest"
+    if path is None:
+        return CeremonyCheck("data", "fail", True, "the quest's file is not there", again)
+    if file_sha256(path) != data.get("sha256"):
+        return CeremonyCheck("data", "fail", True, f"{path.name} changed after the Cleric checked it", again)
+    return CeremonyCheck("data", "ok", True, "sha256 as checked by the Cleric")
 
 
 def _crown(

@@ -26,6 +26,7 @@ from realm.cli.quest import quest_app
 from realm.cli.realm import realm_app
 from realm.cli.shelf import shelf_app
 from realm.cli.skill import skill_app
+from realm.cli.temple import temple_app
 from realm.cli.vault import vault_app
 from realm.settings import SettingsError, realm_home
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     help="The Realm of Training: data, battle, held-out trial, level, checkpoint, next quest.",
 )  # fmt: skip
 app.add_typer(realm_app)
+app.add_typer(temple_app)
 for name, group in (("quest", quest_app), ("battle", battle_app), ("trial", trial_app), ("skill", skill_app),
                     ("vault", vault_app), ("hero", hero_app), ("campaign", campaign_app), ("ledger", ledger_app),
                     ("module", module_app), ("forge", forge_app), ("primitive", primitive_app),

@@ -22,12 +22,14 @@ Verdict = Literal["blessed", "partial", "cursed", "unproven"]
 
 @dataclass(frozen=True)
 class CeremonyCheck:
-    """One check of the ceremony. A critical one that could not run must be a warning, never ok."""
+    """One check of the ceremony. A critical one that could not run must be a warning, never ok. `remedy`: what to do
+    about it, where there is something to do."""
 
     name: str
     status: Literal["ok", "warn", "fail", "skip"]
     critical: bool
     details: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)

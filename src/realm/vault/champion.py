@@ -1,7 +1,7 @@
 """The champion: which checkpoint is the best, by one rule (contracts B3).
 
 Maximum of (total mastered level, mean accuracy over the mastered levels, -step) over checkpoints that are live, whose
-hashes verified and that sat at least one trial. Never by training loss.
+hashes verified, that sat at least one trial and whose own quest is not cursed. Never by training loss.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ def candidates(connection: sa.Connection, campaign_id: str) -> list[Candidate]:
     """Live checkpoints of the campaign with a trial of their own, best first."""
     table, trials = db.checkpoints, db.trials
     examined = sa.select(trials.c.checkpoint_id).where(trials.c.campaign_id == campaign_id)
+    blessings = db.blessings.c
+    cursed = sa.select(blessings.battle_id).where(
+        blessings.campaign_id == campaign_id, blessings.verdict == "cursed")  # fmt: skip
     query = sa.select(table.c.id, table.c.run_id, table.c.step).where(
-        table.c.campaign_id == campaign_id, table.c.state == "live", table.c.id.in_(examined))  # fmt: skip
+        table.c.campaign_id == campaign_id, table.c.state == "live", table.c.id.in_(examined),
+        sa.func.coalesce(table.c.battle_id, "").not_in(cursed))  # fmt: skip
     found = []
     for checkpoint_id, run_id, step in connection.execute(query).all():
         mastered = mastered_by(connection, campaign_id, run_id, step)

@@ -189,9 +189,15 @@ def verify(folder: Path, manifest_sha256: str | None = None) -> list[str]:
 
 def condemn(engine: sa.Engine, row: Mapping[str, Any], problems: list[str]) -> str:
     """Take the checkpoint of this ledger row out of use for what `verify` found; returns the text of the alert."""
+    with db.write(engine) as connection:
+        return condemn_in(connection, row, problems)
+
+
+def condemn_in(connection: sa.Connection, row: Mapping[str, Any], problems: list[str]) -> str:
+    """The same inside a caller's transaction."""
     text = f"checkpoint {row['id']} (step {row['step']:,}) cannot be used: " + "; ".join(problems[:3])
-    text += _instead(engine, row)
-    mark_corrupt(engine, row["id"], text)
+    text += _instead(connection, row)
+    mark_corrupt(connection, row["id"], text)
     return text
 
 
@@ -208,18 +214,17 @@ def revive(connection: sa.Connection, checkpoint_id: str) -> bool:
     return True
 
 
-def mark_corrupt(engine: sa.Engine, checkpoint_id: str, text: str) -> None:
-    """Take a checkpoint out of use and raise an alert, in one transaction."""
-    with db.write(engine) as connection:
-        changed = connection.execute(
-            sa.update(db.checkpoints)
-            .where(db.checkpoints.c.id == checkpoint_id, db.checkpoints.c.state == "live").values(state="corrupt")
-        ).rowcount  # fmt: skip
-        if changed:
-            fix = ("Training goes on from the checkpoint before it. To use this one again, restore its folder from a "
-                   f"backup, then `python3 -m training vault verify {checkpoint_id}`.")  # fmt: skip
-            events.emit(connection, "alert", text, "trouble", alert_id=f"corrupt:{checkpoint_id}",
-                        code="checkpoint_corrupt", what="reading a checkpoint", why=text, fix=fix)  # fmt: skip
+def mark_corrupt(connection: sa.Connection, checkpoint_id: str, text: str) -> None:
+    """Take a checkpoint out of use and raise an alert, in the caller's transaction."""
+    changed = connection.execute(
+        sa.update(db.checkpoints)
+        .where(db.checkpoints.c.id == checkpoint_id, db.checkpoints.c.state == "live").values(state="corrupt")
+    ).rowcount  # fmt: skip
+    if changed:
+        fix = ("Training goes on from the checkpoint before it. To use this one again, restore its folder from a "
+               f"backup, then `python3 -m training vault verify {checkpoint_id}`.")  # fmt: skip
+        events.emit(connection, "alert", text, "trouble", alert_id=f"corrupt:{checkpoint_id}",
+                    code="checkpoint_corrupt", what="reading a checkpoint", why=text, fix=fix)  # fmt: skip
 
 
 def prune_resume(home: RealmHome, engine: sa.Engine, campaign_id: str, protected: Iterable[str] = ()) -> list[str]:
@@ -378,14 +383,13 @@ def _full_text(home: RealmHome, place: Place) -> str:
     )
 
 
-def _instead(engine: sa.Engine, row: Any) -> str:
+def _instead(connection: sa.Connection, row: Any) -> str:
     table = db.checkpoints
-    with db.read(engine) as connection:
-        other = connection.execute(
-            sa.select(table.c.id, table.c.step)
-            .where(table.c.run_id == row["run_id"], table.c.state == "live", table.c.id != row["id"],
-                   table.c.step <= row["step"]).order_by(table.c.step.desc()).limit(1)
-        ).first()  # fmt: skip
+    other = connection.execute(
+        sa.select(table.c.id, table.c.step)
+        .where(table.c.run_id == row["run_id"], table.c.state == "live", table.c.id != row["id"],
+               table.c.step <= row["step"]).order_by(table.c.step.desc()).limit(1)
+    ).first()  # fmt: skip
     if other is None:
         return ". This run has no older checkpoint; restore the folder from a backup or start a new run"
     return f". The newest other checkpoint of this run is {other.id} at step {other.step:,}"
