@@ -87,6 +87,7 @@ def test_every_command_runs(home, play, run, tmp_path):
     # They need two measured checkpoints (tests/test_passives.py) and a trained copy of a hero (test_forge_accept.py).
     elsewhere = {("passives", "compare"), ("forge", "accept")}
     elsewhere |= {("shelf", name) for name in ("add", "list", "remove", "search")}  # tests/test_shelf.py
+    elsewhere |= {("temple",)}  # it asks the whole realm: tests/test_temple.py
     assert called | started | elsewhere == every_command()
     for code, words in lines:
         got, out, err = run(*words)

@@ -422,6 +422,30 @@ def test_deep_verifies_everything_and_computes_the_ledger_again(home, play, cham
     assert book.status == "fail" and "ledger recompute" in book.remedy, "40 effort without one step"
 
 
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_names_each_trouble_and_hands_its_verdict_to_the_arena(home, play, champion, run):
+    code, out, _ = run("temple", "champion")
+    assert code == 0 and "OK   * Champion" in out and "no order fails" in out
+    (champion[1] / "config.json").write_text('{"model_type": "qwen4"}')
+    code, out, _ = run("temple", "champion", "--json")
+    told = json.loads(out)
+    assert code == 1 and not told["ok"] and [v["order"] for v in told["verdicts"]] == ["champion"]
+    with play.write() as connection:
+        commands.work(connection, home)
+    code, out, _ = run("temple", "--list")
+    assert code == 0 and "fail  Champion*" in out and "config.json" in out and "Oracle*: no verdict yet" in out
+    code, _, err = run("temple", "nobody")
+    assert code == 1 and "the nine are" in err
+
+
+def test_the_command_works_without_a_realm(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("REALM_HOME", str(tmp_path / "none"))
+    code, out, _ = run("temple", "quick")
+    assert code == 1 and "doctor --fix" in out and not (tmp_path / "none").exists()
+
+
 # --- verdicts and ceremony ----------------------------------------------------------------------------------------
 
 
