@@ -128,7 +128,7 @@ def problems_of(rows: Iterable[Mapping[str, Any]], where: str) -> list[Problem]:
     """
     found = []
     for number, row in enumerate(rows, 1):
-        problem = _problem(row)
+        problem = problem_in(row)
         if problem is None:
             continue
         skill = get_skill(problem.skill)
@@ -145,7 +145,7 @@ def problems_of(rows: Iterable[Mapping[str, Any]], where: str) -> list[Problem]:
     return found
 
 
-def _problem(row: Mapping[str, Any]) -> Problem | None:
+def problem_in(row: Mapping[str, Any]) -> Problem | None:
     try:
         return Problem.from_dict(dict(row))
     except SkillError:

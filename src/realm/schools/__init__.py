@@ -50,6 +50,7 @@ SCHOOLS: Mapping[str, Entry] = {
     for entry in (
         Entry("scribe"),  # every chat format
         Entry("mirror"),
+        Entry("whisper", practice=False),  # it needs a teacher, which only a person can name
     )
 }  # fmt: skip
 

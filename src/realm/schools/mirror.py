@@ -164,7 +164,7 @@ def _with_plain(
 
 def _options(context: Context) -> Options:
     try:
-        return Options.model_validate(dict(context.options))
+        return Options.model_validate({key: value for key, value in context.options.items() if key != "oracle_eye"})
     except ValidationError as error:
         raise TrainingError("unsupported", explain(error, Options, f"options of quest {context.quest_id}")) from error
 

@@ -6,8 +6,8 @@ What surrounds it (data order, steps, schedule, optimizer state) is `schools/cha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,16 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainingArguments
 
 from realm.heroes.chat import Rendered
-from realm.heroes.model import Hero, pad_rows, plain_head, row_tensors, summed_loss, weighted_losses
+from realm.heroes.model import (
+    IGNORE,
+    Hero,
+    over_labels,
+    pad_rows,
+    plain_head,
+    row_tensors,
+    summed_loss,
+    weighted_losses,
+)
 from realm.heroes.profile import OracleEye
 from realm.schools import chassis
 from realm.schools.chassis import Context, Counted, Dropped, OnStep, OptimizerState, Segment
@@ -34,11 +43,33 @@ def prepare(
     return hero.render([row["messages"] for row in raw])
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """Another loss on the same rows, for schools that know more of a token than its label.
+
+    `losses(logits [n, vocabulary], numbers int64 [n])` → (token ids [n], losses to train on [n], their plain
+    cross-entropies [n], further facts {name: [n]}). `numbers` are those of the trained tokens, see `numbered`.
+    """
+
+    losses: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]]
+
+
+def numbered(rows: Sequence[Rendered]) -> list[tuple[Tensor, Tensor]]:
+    """(ids, labels) of each row as `row_tensors`, but labels count the trained tokens, from 0 on through all rows."""
+    pairs, begin = [], 0
+    for ids, labels in map(row_tensors, rows):
+        on = labels != IGNORE
+        labels[on] = torch.arange(begin, begin + int(on.sum()))
+        begin += int(on.sum())
+        pairs.append((ids, labels))
+    return pairs
+
+
 class _Rows(Dataset):
     """Rows as (ids, labels) tensors, made once: a row is seen many times."""
 
-    def __init__(self, rows: Sequence[Rendered]) -> None:
-        self.rows = [row_tensors(row) for row in rows]
+    def __init__(self, rows: Sequence[Rendered], lesson: Lesson | None = None) -> None:
+        self.rows = numbered(rows) if lesson else [row_tensors(row) for row in rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,6 +112,8 @@ class _ScribeTrainer(Trainer):
     tokens = trained = 0  # of the present optimizer step
     eye: OracleEye | None = None  # None: every token weighs the same, and nothing is computed for it
     weights: StepWeights
+    lesson: Lesson | None = None  # None: cross-entropy
+    told: dict[str, list[Tensor]]  # the lesson's own facts of the present step
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         return self.sampler
@@ -103,11 +136,23 @@ class _ScribeTrainer(Trainer):
         return self._loss(model, ids, labels, plain=False)
 
     def _loss(self, model: Any, ids: Tensor, labels: Tensor, plain: bool) -> Tensor:
+        if self.lesson is not None:
+            sums, weights, losses, facts = zip(*over_labels(model, ids, labels, plain, self._teach), strict=True)
+            self.weights.add(torch.cat(weights), torch.cat(losses))
+            for part in facts:
+                for name, values in part.items():
+                    self.told.setdefault(name, []).append(values.detach().float())
+            return torch.stack(sums).sum()
         if self.eye is None:
             return summed_loss(model, ids, labels, plain)
         loss, weights, losses = weighted_losses(model, ids, labels, plain, self._weigh)
         self.weights.add(weights, losses)
         return loss
+
+    def _teach(self, logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        targets, losses, plain, facts = self.lesson.losses(logits, numbers)
+        weights = torch.ones_like(losses) if self.eye is None else self._weigh(logits, targets)
+        return (weights * losses).sum(), weights, plain, {"trained_loss": losses, **facts}
 
     def _weigh(self, logits: Tensor, targets: Tensor) -> Tensor:
         return raw_weights(logits, targets, self.eye)
@@ -126,10 +171,11 @@ class _ScribeTrainer(Trainer):
         """What this optimizer step read, and begin to count anew. The loss that is told is the plain one under every
         policy of the Oracle's Eye: strain and curves must not look better because other tokens are weighed."""
         found = Counted(self.tokens, int(self.trained))
-        if self.eye is not None:
+        if self.eye is not None or self.lesson is not None:
             loss, facts = self.weights.facts()
-            found = replace(found, loss=loss, facts=facts)
-        self.tokens, self.weights = 0, StepWeights()
+            told = {name: float(torch.cat(values).double().mean()) for name, values in self.told.items()}
+            found = replace(found, loss=loss, facts={**(facts if self.eye is not None else {}), **told})
+        self.tokens, self.weights, self.told = 0, StepWeights(), {}
         return found
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -138,11 +184,12 @@ class _ScribeTrainer(Trainer):
 
 def train(
     hero: Hero, rows: Sequence[Rendered], segment: Segment, kept: OptimizerState, scratch: Path, on_step: OnStep,
-    context: Context | None = None,
+    context: Context | None = None, lesson: Lesson | None = None,
 ) -> None:  # fmt: skip
     """Do the segment's optimizer steps on `hero.model`, in place.
 
     Args:
+        lesson: another loss than cross-entropy; the rows, their order and the steps stay the same.
         rows: every row of the quest, rendered; the same list whenever the quest is resumed.
         kept: optimizer of the step before, or empty; holds this segment's optimizer afterwards.
         scratch: folder the Trainer may call its own; nothing is kept there.
@@ -158,9 +205,10 @@ def train(
     hooks = chassis.StepHooks(segment, per_step, on_step, lambda logs: trainer.counted(logs))
     trainer = _ScribeTrainer(
         model=model, args=TrainingArguments(**chassis.arguments(profile, segment.steps, scratch)),
-        train_dataset=_Rows(rows), data_collator=_collate, callbacks=[hooks], optimizers=(kept.optimizer, None),
+        train_dataset=_Rows(rows, lesson), data_collator=_collate, callbacks=[hooks], optimizers=(kept.optimizer, None),
     )  # fmt: skip
     trainer.hero, trainer.plain, trainer.weights = hero, plain_head(model), StepWeights()
+    trainer.lesson, trainer.told = lesson, {}
     eye = eye_of(profile, context.options if context else {})
     trainer.eye = eye if eye.policy != "uniform" else None
     trainer.sampler = chassis.Stream(segment, len(rows), segment.steps * per_step)
