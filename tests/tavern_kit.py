@@ -153,6 +153,17 @@ class Play:
                             kind="clock", **{"from": level - 1, "to": level})  # fmt: skip
         connection.execute(sa.update(db.battles).where(db.battles.c.id == self.battle).values(step=self.step))
 
+    def token_map(self, *texts: str, answer: int = 3) -> None:
+        """A map of one row of the current battle; its last `answer` tokens are trained, the first of them most."""
+        n = len(texts)
+        trained = [i >= n - answer for i in range(n)]
+        weight = [round(2.0 / (1 + i - (n - answer)), 4) if on else None for i, on in enumerate(trained)]
+        tokens = {"text": list(texts), "trained": trained, "weight": weight,
+                  "surprisal": [None, *(0.25 * i for i in range(1, n))], "entropy": [None, *([0.5] * (n - 1))]}
+        with db.write(self.engine) as connection:
+            connection.execute(sa.insert(db.token_maps).values(
+                battle_id=self.battle, idx=0, row=12, step=self.step, policy="dft", tokens=tokens))  # fmt: skip
+
     def checkpoint(self, why: str = "asked for") -> str:
         key = db.new_id()
         with db.write(self.engine) as connection:

@@ -485,7 +485,7 @@ def over_labels(model: Any, ids: Tensor, labels: Tensor, plain: bool, measure: C
     model = core(model)
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][counted]
     head = model.get_output_embeddings()
-    rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    rows = max(1, LOGITS_AT_ONCE // model.config.get_text_config().vocab_size)
     if len(targets) <= rows:
         return [measure(head(hidden), targets)]
 

@@ -123,6 +123,19 @@ def series(connection: sa.Connection, battle_id: str, points: int = 600) -> dict
     return {"battle_id": battle_id, "zero": quest_steps(row)[2] if row else 0, "steps": len(rows), **columns}
 
 
+def token_maps(connection: sa.Connection, battle_id: str) -> dict[str, Any]:
+    """Some rows of a battle's quest as the hero saw them, the most surprising first; no rows: never looked at.
+
+    Each is {row, text, trained, weight, surprisal, entropy}, a list per token; surprisal and entropy in nats.
+    """
+    table = db.token_maps
+    query = sa.select(table).where(table.c.battle_id == battle_id).order_by(table.c.idx)
+    found = connection.execute(query).mappings().all()
+    step, policy = (found[0]["step"], found[0]["policy"]) if found else (None, None)
+    return {"battle_id": battle_id, "step": step, "policy": policy,
+            "rows": [{"row": each["row"], **each["tokens"]} for each in found]}  # fmt: skip
+
+
 def thin(rows: Sequence[Any], points: int) -> list[Any]:
     """At most `points` (10 or more) of the rows, in order, the first and the last among them."""
     points = max(points, 10)

@@ -148,6 +148,12 @@ def _battle_reads(router: APIRouter, hub: Hub) -> None:
         with db.read(hub.engine) as connection:
             return queries.series(connection, _battle(connection, battle_id)["id"], points)
 
+    @router.get("/battles/{battle_id}/tokens")
+    def tokens(battle_id: str) -> dict[str, Any]:
+        """Mask, weight, surprisal and entropy of every token of some rows."""
+        with db.read(hub.engine) as connection:
+            return queries.token_maps(connection, _battle(connection, battle_id)["id"])
+
     @router.get("/battles/{battle_id}/series.csv")
     def series_csv(battle_id: str) -> StreamingResponse:
         with db.read(hub.engine) as connection:

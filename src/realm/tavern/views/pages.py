@@ -188,10 +188,33 @@ def battle(connection: sa.Connection, f: Facts, key: str | None) -> dict[str, An
         "steps_seen": told["steps"], "rows": rows, "trials": trials, "last": reader.last_metric(connection, row["id"]),
         "effort": reader.quest_effort(connection, row), "gain": queries.quest_gain(connection, row),
         "school_of": words.school(row["school"]), "optimizer": _recipe(row["config"] or {}),
+        "tokens": tokens(queries.token_maps(connection, row["id"])),
         "lines": log.lines(connection, "all", limit=30, hero=f.hero, battle_id=row["id"]),
         "others": queries.battles(connection, row["campaign_id"], 12),
         "current": f.battle is not None and f.battle["id"] == row["id"],
     }  # fmt: skip
+
+
+MEASURES = (("weight", "Weight"), ("surprisal", "Surprisal"), ("entropy", "Entropy"))
+_SEEN = str.maketrans({"\n": "↵", " ": "·", "\t": "⇥"})
+
+
+def tokens(told: dict[str, Any]) -> dict[str, Any]:
+    """Token maps as the page draws them: each value also as a share of the largest of its kind on the page."""
+    top = {name: max((value for row in told["rows"] for value in row[name] if value is not None), default=0)
+           for name, _ in MEASURES}  # fmt: skip
+    return {**told, "measures": MEASURES, "rows": [_token_row(row, top) for row in told["rows"]]}
+
+
+def _token_row(row: dict[str, Any], top: dict[str, float]) -> dict[str, Any]:
+    shown = []
+    for i, (text, trained) in enumerate(zip(row["text"], row["trained"], strict=True)):
+        values = {name: row[name][i] for name, _ in MEASURES}
+        shares = {name: 100 * (value or 0) / (top[name] or 1) for name, value in values.items()}
+        shown.append({"text": text.translate(_SEEN) or "∅", "trained": trained, "shares": shares, **values})
+    counted = [t["surprisal"] for t in shown if t["trained"] and t["surprisal"] is not None]
+    return {"row": row["row"], "tokens": shown, "trained": sum(row["trained"]),
+            "loss": sum(counted) / len(counted) if counted else None}  # fmt: skip
 
 
 def _recipe(config: dict[str, Any]) -> list[tuple[str, str]]:
@@ -201,9 +224,18 @@ def _recipe(config: dict[str, Any]) -> list[tuple[str, str]]:
         "seed": config.get("seed"), "school": config.get("school"), "steps asked": config.get("steps"),
         "optimizer": (hero.get("optimizer") or {}).get("type"), "training mode": hero.get("training_mode"),
         "data": (config.get("data") or {}).get("path"), "data sha256": (config.get("data") or {}).get("sha256"),
+        "Oracle's Eye": _policy(config),
         "parent checkpoint": config.get("parent_checkpoint_id") or "base weights", **defaults,
     }  # fmt: skip
     return [(name.replace("_", " "), str(value)) for name, value in pairs.items() if value is not None]
+
+
+def _policy(config: dict[str, Any]) -> str | None:
+    """The policy of token weights: the quest's own, else the hero's."""
+    own = (config.get("options") or {}).get("oracle_eye")
+    if own:
+        return own.get("policy") if isinstance(own, dict) else str(own)
+    return ((config.get("hero") or {}).get("oracle_eye") or {}).get("policy")
 
 
 def _evenly(count: int, most: int) -> list[int]:

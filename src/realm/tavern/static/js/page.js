@@ -5,7 +5,8 @@ import {connect} from './line.js';
 import * as live from './live.js';
 import * as orders from './orders.js';
 import * as stage from './stage.js';
+import * as tokens from './tokens.js';
 import * as ui from './ui.js';
 
-for (const part of [ui, live, orders, board, stage, charts]) part.start();
+for (const part of [ui, live, orders, board, stage, charts, tokens]) part.start();
 connect();
