@@ -86,6 +86,10 @@ def test_every_command_runs(home, play, run, tmp_path):
     started = {("doctor",), ("start-all",), ("stop-all",), ("serve",)}  # below, as processes
     # They need two measured checkpoints (tests/test_passives.py) and a trained copy of a hero (test_forge_accept.py).
     elsewhere = {("passives", "compare"), ("forge", "accept")}
+    # tests/test_vault_cli.py
+    elsewhere |= {("vault", name) for name in (
+        "show", "compare", "lineage", "zones", "promote", "pin", "unpin", "tag", "untag", "move", "delete", "restore",
+        "empty-trash", "retention", "export", "exports", "import")} | {("groundskeeper",)}
     elsewhere |= {("shelf", name) for name in ("add", "list", "remove", "search")}  # tests/test_shelf.py
     elsewhere |= {("temple",)}  # it asks the whole realm: tests/test_temple.py
     assert called | started | elsewhere == every_command()

@@ -29,6 +29,8 @@ KINDS: dict[str, str] = {
     "blessing": "battle_id, quest_id, effort, quality, xp, verdict, parts",
     "checkpoint": "checkpoint_id, run, step, bytes, why",
     "champion": "checkpoint_id, step, total_level, accuracy",
+    "vault": "act, checkpoint_ids, zone?, bytes?, reason?: what was done with checkpoints",
+    "groundskeeper": "task, items, bytes: what was cleared away",
     "curriculum": "action, reason, skill, level: what the hints and trials changed",
     "optimizer": "battle_id, reset: bool, reason: optimizer state carried over or not",
     "lesson": "battle_id, school, what: sparring|teacher, and its counts: what a school worked out before it trained",

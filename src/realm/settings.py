@@ -47,6 +47,19 @@ class Settings(BaseModel):
     jobs_ray: str = Field("", description="host:port of a Ray head that runs jobs; empty: this machine only")
     idle_generation: bool = Field(True, description="make quests from the skills when the board is empty")
     min_free_disk: int = Field(500_000_000, description="a checkpoint is refused below this many free bytes")
+    vault_warm: str = Field("", description="folder of the warm zone; empty: zones/warm in the realm home")
+    vault_deep: str = Field("", description="folder of the deep zone (archives); empty: zones/deep in the realm home")
+    retention: bool = Field(True, description="move checkpoints that nothing protects to the trash, hourly")
+    retention_keep: int = Field(30, ge=1, description="the newest checkpoints of each campaign stay")
+    retention_daily: int = Field(14, ge=0, description="the last checkpoint of a day stays for so many days")
+    retention_days: float = Field(90, ge=0, description="older ones go even then; 0 = no limit by age")
+    retention_bytes: int = Field(50_000_000_000, ge=0, description="above this size of hot and warm zone the oldest "
+                                 "go; 0 = no limit by size")  # fmt: skip
+    retention_min_hours: float = Field(1, ge=0, description="younger checkpoints stay whatever the other rules say")
+    trash_hours: float = Field(6, ge=0, description="deleted checkpoints can be restored for so long")
+    keep_log_days: float = Field(30, gt=0, description="events, orders and old log files are kept for so many days")
+    keep_metrics_days: float = Field(7, gt=0, description="older step metrics are thinned: sums stay exact")
+    max_log_bytes: int = Field(10_000_000, gt=0, description="a log file is rotated above this size")
     max_self_verified: float = Field(0.5, ge=0, le=1, description="largest share of a file's rows that a hero wrote "
                                      "itself and a grader checked")  # fmt: skip
     max_self_unverified: float = Field(0.0, ge=0, le=1, description="the same for rows that nobody checked")
@@ -83,6 +96,13 @@ class Settings(BaseModel):
             if parts.username or parts.password:
                 raise ValueError(f"{name}: its address holds a password; servers are asked without one")
         return servers
+
+    @field_validator("vault_warm", "vault_deep")
+    @classmethod
+    def _zones_are_whole_paths(cls, folder: str) -> str:
+        if folder and not Path(folder).expanduser().is_absolute():
+            raise ValueError("name a whole path, such as /mnt/nas/realm-warm, or leave it empty")
+        return folder
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
@@ -217,6 +237,16 @@ class RealmHome:
     @property
     def vault(self) -> Path:
         return self.root / "vault"
+
+    @property
+    def exports(self) -> Path:
+        """Weights made for other programs; `vault export` writes here."""
+        return self.root / "exports"
+
+    @property
+    def imports(self) -> Path:
+        """Folders waiting to become checkpoints; `vault import` puts them here."""
+        return self.root / "imports"
 
     @property
     def models(self) -> Path:

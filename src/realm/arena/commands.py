@@ -27,11 +27,12 @@ from realm.quests import board
 from realm.settings import RealmHome, SettingsError
 from realm.temple import verdicts
 from realm.temple.orders import ORDERS
-from realm.vault import checkpoints
+from realm.vault import catalog, checkpoints, orders, zones
 
 MODE = "mode"  # train | rest, in realm_values
 PAUSED = "paused"  # true while a person holds the battle; survives a restart
 HERO = "hero"  # id of the hero that plays
+VAULT = "vault"  # what an order wants that `keeping.py` carries out
 TIMEOUT_S = 900.0  # a command whose effect never comes fails with that reason
 
 commands = db.commands
@@ -113,7 +114,7 @@ def work(connection: sa.Connection, home: RealmHome) -> bool:
 def _reason(command: Mapping[str, Any], error: Exception) -> str:
     """Why a command failed, for the person who gave it; what was not foreseen is also logged with its traceback."""
     text = str(error)
-    if not isinstance(error, (Refused, board.BoardError, SkillError, SettingsError)):
+    if not isinstance(error, (Refused, board.BoardError, SkillError, SettingsError, catalog.VaultError)):
         log.error("command %s %s failed", command["kind"], command["id"], exc_info=error)
         text = f"{type(error).__name__}: {error}; see logs/arena.log"
     # What a person typed may hold half a surrogate pair, which no database takes.
@@ -387,10 +388,20 @@ def _revive(connection: sa.Connection, home: RealmHome, payload: Mapping[str, An
     row = connection.execute(sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)).mappings().first()
     if row is None:
         raise Refused(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
-    faults = checkpoints.verify(home.root / row["path"], row["manifest_sha256"])
+    faults = zones.faults_of(home, row)
     if faults:
         raise Refused(f"checkpoint {checkpoint_id} stays out of use: " + "; ".join(faults[:3]))
     return Done({"checkpoint_id": checkpoint_id, "revived": checkpoints.revive(connection, checkpoint_id)})
+
+
+def _vault(act: str) -> Handler:
+    """An order to the Vault: marks are done at once, the rest by `keeping.py` in a thread of its own."""
+
+    def handle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+        answer = orders.accept(connection, home, act, payload)
+        return Later({"wants": VAULT}) if answer is None else Done(answer)
+
+    return handle
 
 
 def _rollback(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
@@ -573,6 +584,8 @@ HANDLERS: dict[str, Handler] = {
     "campaign.new": _new_campaign, "campaign.activate": _activate, "campaign.pause": _pause_campaign,
     "temple.run": _ask_temple, "temple.record": _record_verdicts, "vault.condemn": _condemn,
     "campaign.archive": _archive, "campaign.restore": _restore, "campaign.budget": _budget,
+    **{f"vault.{act}": _vault(act) for act in (*orders.QUICK, *orders.ACTS)},
+    "groundskeeper.tend": lambda connection, home, payload: Later({"wants": VAULT}),
 }  # fmt: skip
 OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]] = {
     "battle.pause": _paused, "battle.resume": _resumed, "battle.stop": _ended, "battle.skip": _ended,
@@ -580,4 +593,5 @@ OUTCOMES: dict[str, Callable[[sa.Connection, Mapping[str, Any]], Answer | None]]
     "campaign.pause": _ended,
 }  # fmt: skip
 # These wait for a free moment of the loop, which may be a whole quest away.
-OWN_TIME = ("trial.run", "idle.generate", "hero.rollback", "campaign.archive", "temple.run")
+OWN_TIME = ("trial.run", "idle.generate", "hero.rollback", "campaign.archive", "temple.run",
+            "groundskeeper.tend", *(f"vault.{act}" for act in orders.ACTS))  # fmt: skip

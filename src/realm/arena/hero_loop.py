@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from realm import db, events, services
 from realm.arena import child as children
 from realm.arena import commands, fallback, plan, practice, rollback, turn
+from realm.arena.keeping import Keeping
 from realm.arena.recover import recover
 from realm.arena.rites import Rites
 from realm.arena.settle import Settled, close_lost, settle
@@ -95,6 +96,7 @@ class HeroLoop:
         self._dirty, self._look_again = True, 0.0
         self._turn: turn.Turn | None = None
         self._rites = Rites(home, self.engine)
+        self._keeping = Keeping(home, self.engine)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -131,6 +133,7 @@ class HeroLoop:
         finally:
             self.stop.set()
             self._shut_down()
+            self._keeping.close()
             for thread in (inbox, jobs):
                 if thread.ident:
                     thread.join(10)
@@ -143,7 +146,9 @@ class HeroLoop:
             self._dirty = True
             self._commands()
             self._rites.wished()
+            self._keeping.look()
         self._rites.step()
+        self._keeping.tick()
         if self._job is not None:
             if self._job[1].done():
                 kind, future, context = self._job

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from realm.cli.common import Json, Refused, open_db, say, table
+from realm.cli.common import Json, Refused, open_db, order, say, table
 from realm.settings import RealmHome
 
 realm_app = typer.Typer()
@@ -139,6 +139,37 @@ def _deeds(engine, campaign_id: str | None) -> tuple[str, list[tuple[str, str]]]
         found = debuffs.active(debuffs.read_present(connection, campaign_id))
         mastered = progress.mastered_levels(connection, campaign_id)
     return titles.title_of(mastered).shown, [(d.name, found[d.id].why) for d in debuffs.DEBUFFS if d.id in found]
+
+
+@realm_app.command()
+def groundskeeper(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be cleared away.")] = False,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Clear away what a long game leaves: old checkpoints, trash, logs, events, metrics. The arena does so hourly."""
+    from realm import services
+    from realm.arena import tending
+    from realm.arena.hero_loop import AlreadyRunning, hold_lock
+    from realm.vault import groundskeeper as keeper
+
+    home = RealmHome()
+    engine = open_db(home)
+    if not dry_run and services.noted(home, "arena") is not None:
+        order("groundskeeper.tend", {"task": task}, as_json, 600.0)
+        return
+    try:
+        # With the arena down this command is the one writer; the lock keeps an arena from starting meanwhile.
+        lock = None if dry_run else hold_lock(home)
+        try:
+            told = keeper.tend(home, engine, tending.tasks(home), dry_run=dry_run, only=task)
+        finally:
+            if lock is not None:
+                lock.release()
+    except (keeper.GroundskeeperError, AlreadyRunning) as error:
+        raise Refused(str(error)) from error
+    rows = [[name, each["what"], each["bytes"], each["reason"]] for name, found in told.items() for each in found]
+    say(told, as_json, table(rows, ["task", "what", "bytes", "why"]) + (
+        "\nnothing was changed" if dry_run else "") if rows else "nothing to clear away")  # fmt: skip
 
 
 @realm_app.command()

@@ -26,6 +26,7 @@ import sqlalchemy as sa
 
 from realm import db, events
 from realm.settings import RealmHome
+from realm.vault import places
 
 MANIFEST = "manifest.json"
 RESUME = "resume"
@@ -75,12 +76,13 @@ def save(
     place: Place,
     *,
     write_weights: Callable[[Path], None],
-    write_resume: Callable[[Path], dict[str, Any]],
+    write_resume: Callable[[Path], dict[str, Any]] | None,
     facts: dict[str, Any],
     why: str,
     quest_id: str | None = None,
     battle_id: str | None = None,
     need_bytes: int = 0,
+    current: bool = True,
 ) -> Checkpoint:
     """Write a checkpoint, its row and its event, and make it the current model.
 
@@ -88,9 +90,11 @@ def save(
 
     Args:
         write_weights: writes config, weights and tokenizer into the folder it is given.
-        write_resume: writes optimizer tensors into the folder it is given and returns the state for state.json.
+        write_resume: writes optimizer tensors into the folder it is given and returns the state for state.json;
+            None: weights only, nothing can be resumed from them.
         facts: goes into the manifest: resolved config, data hashes, levels, trials, versions.
         need_bytes: expected size, for the check of free space beforehand.
+        current: whether `models/current_model` is to lead here.
 
     Raises:
         CheckpointError: disk_full; nothing of the attempt is left on disk and older checkpoints are untouched.
@@ -102,11 +106,15 @@ def save(
     target = home.root / place.relative
     temporary = target.parent / f".tmp-{os.getpid()}-{db.new_id()}"
     checkpoint_id = db.new_id()
+    state = None
     try:
-        (temporary / RESUME).mkdir(parents=True)
+        temporary.mkdir(parents=True)
+        if write_resume is not None:
+            (temporary / RESUME).mkdir()
         write_weights(temporary)
-        state = write_resume(temporary / RESUME)
-        _write_json(temporary / STATE, state)
+        if write_resume is not None:
+            state = write_resume(temporary / RESUME)
+            _write_json(temporary / STATE, state)
         manifest = _seal(temporary, {"checkpoint_id": checkpoint_id, **_place_facts(place), **facts})
         _take_place(temporary, target)
     except BaseException as error:
@@ -118,7 +126,7 @@ def save(
     row = {
         "id": checkpoint_id, **_place_facts(place), "quest_id": quest_id, "battle_id": battle_id,
         "path": place.relative.as_posix(), "manifest_sha256": sha256(target / MANIFEST), "bytes": size,
-        "state": "live", "resumable": True, "pinned": False, "created_at": db.now(),
+        "state": "live", "resumable": write_resume is not None, "pinned": False, "created_at": db.now(),
     }  # fmt: skip
     try:
         with db.write(engine) as connection:
@@ -130,7 +138,8 @@ def save(
         if disk_full(error):  # the folder without a row gives way to the next try
             raise CheckpointError("disk_full", _full_text(home, place)) from error
         raise
-    point_current(home, target)
+    if current:
+        point_current(home, target)
     return Checkpoint(checkpoint_id, place, target, manifest, state, fresh=True)
 
 
@@ -140,19 +149,31 @@ def load(home: RealmHome, engine: sa.Engine, checkpoint_id: str) -> Checkpoint:
     Raises:
         CheckpointError: missing or corrupt; the row is then marked and an alert says what to do.
     """
-    with db.read(engine) as connection:
-        row = connection.execute(
-            sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)
-        ).mappings().one_or_none()  # fmt: skip
-    if row is None:
-        raise CheckpointError("missing", f"checkpoint {checkpoint_id} is not in the ledger; choose one of `vault list`")
+    row = _row(engine, checkpoint_id)
+    if row["state"] in ("deep", "trash", "gone"):
+        fix = {"deep": f"`vault move {checkpoint_id} hot` unpacks it", "gone": "choose another one of `vault list`",
+               "trash": f"`vault restore {checkpoint_id}` takes it out"}[row["state"]]  # fmt: skip
+        raise CheckpointError("missing", f"checkpoint {checkpoint_id} cannot be read (state {row['state']}); {fix}")
+    if not places.reachable(home, row["zone"]):
+        raise CheckpointError("missing", places.unreachable_words(home, row))
     folder = home.root / row["path"]
     problems = verify(folder, row["manifest_sha256"])
     if problems:
+        if _row(engine, checkpoint_id)["path"] != row["path"]:
+            return load(home, engine, checkpoint_id)  # it was moved into another zone while it was read
         raise CheckpointError("corrupt", condemn(engine, row, problems))
     place = Place(row["hero_id"], row["campaign_id"], row["run_id"], row["step"])
     state = json.loads((folder / STATE).read_text()) if (folder / STATE).is_file() else None
     return Checkpoint(checkpoint_id, place, folder, json.loads((folder / MANIFEST).read_text()), state)
+
+
+def _row(engine: sa.Engine, checkpoint_id: str) -> Mapping[str, Any]:
+    query = sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)
+    with db.read(engine) as connection:
+        row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise CheckpointError("missing", f"checkpoint {checkpoint_id} is not in the ledger; choose one of `vault list`")
+    return row
 
 
 def verify(folder: Path, manifest_sha256: str | None = None) -> list[str]:
@@ -197,7 +218,7 @@ def condemn_in(connection: sa.Connection, row: Mapping[str, Any], problems: list
     """The same inside a caller's transaction."""
     text = f"checkpoint {row['id']} (step {row['step']:,}) cannot be used: " + "; ".join(problems[:3])
     text += _instead(connection, row)
-    mark_corrupt(connection, row["id"], text)
+    mark_corrupt(connection, row["id"], text, row["path"])
     return text
 
 
@@ -207,19 +228,24 @@ def revive(connection: sa.Connection, checkpoint_id: str) -> bool:
     row = connection.execute(sa.select(table).where(table.c.id == checkpoint_id)).mappings().one()
     if row["state"] != "corrupt":
         return False
-    connection.execute(sa.update(table).where(table.c.id == checkpoint_id).values(state="live"))
+    state = "deep" if row["zone"] == "deep" else "live"
+    connection.execute(sa.update(table).where(table.c.id == checkpoint_id).values(state=state))
     events.emit(connection, "checkpoint", f"Checkpoint at step {row['step']:,} is whole again.", "deed",
                 checkpoint_id=checkpoint_id, run=row["run_id"], step=row["step"], bytes=row["bytes"],
                 why="restored and verified")  # fmt: skip
     return True
 
 
-def mark_corrupt(connection: sa.Connection, checkpoint_id: str, text: str) -> None:
-    """Take a checkpoint out of use and raise an alert, in the caller's transaction."""
-    changed = connection.execute(
-        sa.update(db.checkpoints)
-        .where(db.checkpoints.c.id == checkpoint_id, db.checkpoints.c.state == "live").values(state="corrupt")
-    ).rowcount  # fmt: skip
+def mark_corrupt(connection: sa.Connection, checkpoint_id: str, text: str, path: str | None = None) -> None:
+    """Take a checkpoint out of use and raise an alert, in the caller's transaction.
+
+    Args:
+        path: the place where it was found damaged, as in the ledger; one that was moved meanwhile is left alone.
+    """
+    table = db.checkpoints
+    where = [table.c.id == checkpoint_id, table.c.state.in_(("live", "deep"))]
+    where += [] if path is None else [table.c.path == path]
+    changed = connection.execute(sa.update(table).where(*where).values(state="corrupt")).rowcount
     if changed:
         fix = ("Training goes on from the checkpoint before it. To use this one again, restore its folder from a "
                f"backup, then `python3 -m training vault verify {checkpoint_id}`.")  # fmt: skip
@@ -257,14 +283,22 @@ def prune_resume(home: RealmHome, engine: sa.Engine, campaign_id: str, protected
 
 
 def sweep(home: RealmHome) -> int:
-    """Remove temporary folders of writers that are no longer alive; returns how many."""
-    removed = 0
-    for path in home.vault.glob("*/*/.tmp-*"):
-        pid = path.name.split("-")[1]
-        if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-            removed += 1
-    return removed
+    """Remove temporary folders and files of writers that are no longer alive; returns how many."""
+    left = abandoned(home)
+    for path in left:
+        places.remove(path)
+    return len(left)
+
+
+def abandoned(home: RealmHome) -> list[Path]:
+    """Temporary folders and files in the zones whose writer is no longer alive (or was this process)."""
+    found = []
+    for zone in places.ZONES:
+        for path in sorted(places.root(home, zone).glob("*/*/.tmp-*")):
+            pid = path.name.split("-")[1]
+            if not pid.isdigit() or int(pid) == os.getpid() or not psutil.pid_exists(int(pid)):
+                found.append(path)
+    return found
 
 
 def point_current(home: RealmHome, folder: Path) -> None:
@@ -336,7 +370,7 @@ def _seal(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     _write_json(folder / MANIFEST, manifest)
     _fsync(folder / MANIFEST)
-    for path in (folder / RESUME, folder):
+    for path in (*((folder / RESUME,) if in_resume else ()), folder):
         _fsync(path)
     return manifest
 
