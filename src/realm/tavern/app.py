@@ -24,6 +24,7 @@ from realm import db, events
 from realm.settings import RealmHome
 from realm.state import machine, queries, router
 from realm.state.stream import Hub
+from realm.tavern import oracle
 from realm.tavern.views import home as home_views
 from realm.tavern.views import pages, words
 from realm.tavern.views.home import Facts
@@ -186,7 +187,7 @@ def _pages(app: FastAPI, tavern: Tavern) -> None:
               "campaign": lambda c, f: {"story": pages.campaign(c, f)},
               "settings": lambda c, f: {"table": pages.settings(f)},
               "jobs": lambda c, f: {"battles": queries.battles(c, f.snapshot.campaign.id)},
-              "oracle": lambda c, f: {"vault": pages.vault(c, f)}}  # fmt: skip
+              "oracle": lambda c, f: {"oracle": oracle.page(c, f, tavern.hub.engine)}}  # fmt: skip
     for name, build in simple.items():
         app.add_api_route(f"/{name}", _simple(tavern, name, build), response_class=HTMLResponse)
 
@@ -241,6 +242,7 @@ def create_app(home: RealmHome) -> FastAPI:
     hub = router.mount(app, home)
     machine.sample(home.root)  # processor load is measured between two looks: this is the first
     tavern = Tavern(home, hub)
+    oracle.mount(app, home)
     _panels(app, tavern)
     _pages(app, tavern)
     _errors(app, tavern)
