@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from realm import db, events
+from realm import db, events, schools
 from realm.arena import physics, plan
 from realm.guild import campaigns, progress
 from realm.guild.campaigns import lifecycle, method
@@ -315,6 +315,19 @@ def _unhold(connection: sa.Connection, home: RealmHome, payload: Mapping[str, An
     return Done({"quest_id": payload["quest_id"]})
 
 
+def _assign(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
+    quest_id, (school, options) = _quest_id(payload), _school(payload)
+    board.assign(connection, quest_id, school, options)
+    return Done({"quest_id": quest_id, "school": school, "options": options})
+
+
+def _school(payload: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    school, options = payload.get("school") or "scribe", payload.get("options") or {}
+    if not isinstance(options, dict):
+        raise Refused(f"options {options!r}: write them as {{name: value}}")
+    return schools.entry(school).id, options
+
+
 def _withdraw(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
     board.withdraw(connection, _quest_id(payload))
     board.settle_file(connection, home, payload["quest_id"])
@@ -346,7 +359,8 @@ def _idle(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]
     campaign = campaigns.active(connection)
     mastered = progress.mastered_levels(connection, campaign["id"]) if campaign else {}
     plan.check_requirements(get_skill(skill), mastered)
-    return Later({"skill": skill, "level": level, "wants": "idle"})
+    more = dict(zip(("school", "options"), _school(payload), strict=True)) if payload.get("school") else {}
+    return Later({"skill": skill, "level": level, "wants": "idle", **more})
 
 
 def _hero(connection: sa.Connection, home: RealmHome, payload: Mapping[str, Any]) -> Answer:
@@ -579,7 +593,8 @@ def wishes(connection: sa.Connection, wants: str) -> list[dict[str, Any]]:
 HANDLERS: dict[str, Handler] = {
     "battle.pause": _pause, "battle.resume": _resume, "battle.stop": _stop, "battle.skip": _skip,
     "battle.save": _save, "mode": _set_mode, "quest.retry": _retry, "quest.move": _move, "quest.hold": _hold,
-    "quest.unhold": _unhold, "quest.delete": _withdraw, "trial.run": _trial, "idle.generate": _idle,
+    "quest.unhold": _unhold, "quest.school": _assign,
+    "quest.delete": _withdraw, "trial.run": _trial, "idle.generate": _idle,
     "hero.use": _hero, "vault.revive": _revive, "hero.rollback": _rollback,
     "campaign.new": _new_campaign, "campaign.activate": _activate, "campaign.pause": _pause_campaign,
     "temple.run": _ask_temple, "temple.record": _record_verdicts, "vault.condemn": _condemn,

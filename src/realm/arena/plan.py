@@ -267,9 +267,12 @@ def _filled(order: idle.IdleOrder, remembered: int) -> idle.IdleOrder:
 
 def make_idle(
     home: RealmHome, made: sa.Engine, campaign: Mapping[str, Any], profile: HeroProfile, spec: QuestSpec, serial: int,
-    draft: Draft | None = None,
+    draft: Draft | None = None, school: str = "scribe", options: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Enqueue one idle quest and return its id; its rows are the draft's when that was made for the same order.
+
+    Args:
+        options: the quest's own, for its school.
 
     Raises:
         idle.IdleError, cleric.GateError: rows that must not be trained on.
@@ -285,14 +288,14 @@ def make_idle(
     os.replace(draft.path, path)
     found = {"replaced": draft.facts["diversity"].get("replaced", {}), "version": diversity.VERSION}
     origin = draft.made.to_origin(knobs=asdict(spec.knobs), distinct=draft.facts["distinct"], reason=spec.reason,
-                                  diversity=found)  # fmt: skip
+                                  diversity=found, **({"options": dict(options)} if options else {}))  # fmt: skip
     diversity.remember(home, campaign["id"], quest_id, draft.facts["questions"])
     with db.write(made) as connection:
         board.enqueue(connection, board.NewQuest(
             id=quest_id, name=name, kind=spec.kind, lane="low", campaign_id=campaign["id"],
             path=path.relative_to(home.root).as_posix(), rows=draft.facts["rows"], steps=steps, skill=order.skill,
             level=spec.level, mix=spec.mix, rehearsal=_rehearsed(spec), content_sha256=draft.facts["sha256"],
-            format="messages", report=draft.report, origin=origin))  # fmt: skip
+            school=school, format="messages", report=draft.report, origin=origin))  # fmt: skip
         for action in spec.actions:
             text = f"Curriculum of {order.skill}: {action.reason}"
             events.emit(connection, "curriculum", text, "info", action=action.action, reason=action.reason,

@@ -11,8 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from realm import db
+from realm import db, schools
 from realm.arena import plan
+from realm.guild import primitives
+from realm.guild.campaigns import method
 from realm.guild.curriculum import QuestSpec
 from realm.guild.skills import SkillError, get_skill
 from realm.heroes.profile import HeroProfile
@@ -37,7 +39,7 @@ def practise(
     """Choose what is practised next and put it on the board: its quest's id, or None when there is no skill.
 
     Args:
-        wish: of a person: {skill, level}.
+        wish: of a person: {skill, level, school, options}.
         without: as `idle_spec`.
 
     Raises:
@@ -53,9 +55,21 @@ def practise(
             return None
         spec, serial = found
         spec = plan.one_level(spec, wish["level"]) if wish.get("level") else spec
-        return plan.make_idle(home, made, campaign, profile, spec, serial, draft)
+        school, options = wish.get("school") or school_of(campaign, serial), wish.get("options") or {}
+        if school == "mirror" and "weak" not in options:
+            with db.read(made) as connection:
+                weak = primitives.weak(primitives.profile(connection, campaign["id"]))
+            options = {**options, "weak": [spoke.name for spoke in weak]}
+        return plan.make_idle(home, made, campaign, profile, spec, serial, draft, school, options)
     except (SkillError, idle.IdleError, cleric.GateError) as error:
         raise PracticeError(str(error), _culprits(spec) if spec else [wish.get("skill") or ""]) from error
+
+
+def school_of(campaign: Mapping[str, Any], serial: int) -> str:
+    """The school of an idle quest: those of the campaign's recipe take turns, skill by skill."""
+    named = method.of(campaign).schools
+    able = [school for school in named if schools.open_to(school) and schools.entry(school).practice]
+    return able[serial % len(able)] if able else "scribe"
 
 
 def _culprits(spec: QuestSpec) -> set[str]:

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from realm.cli.common import Json, Refused, open_db, order, say, table
+from realm.cli.common import Json, Refused, open_db, order, say, skill_named, table
 from realm.settings import LANES, RealmHome
 
 quest_app = typer.Typer(no_args_is_help=True, help="Training data on the quest board.")
+
+School = Annotated[str | None, typer.Option(help="scribe, mirror, judge, champion or whisper")]
+Options = Annotated[list[str] | None, typer.Option(help="an option of the school, KEY=VALUE; may be repeated")]
+
+
+def parse_options(given: list[str] | None, school: str | None) -> dict[str, Any]:
+    """{key: value} of KEY=VALUE words; values are read as YAML (numbers, lists, texts)."""
+    import yaml
+
+    if given and school is None:
+        raise Refused("options are a school's: name it with --school")
+    found = {}
+    for word in given or ():
+        key, sign, value = word.partition("=")
+        if not sign or not key.strip():
+            raise Refused(f"option {word!r}: write KEY=VALUE")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise Refused(f"option {word!r}: the value cannot be read; put it in quotes") from error
+    return found
 
 
 @quest_app.command("add")
 def quest_add(
     files: Annotated[list[Path], typer.Argument(help=".jsonl files")],
     lane: Annotated[str, typer.Option(help="high, normal or low")] = "normal",
-) -> None:
+    school: School = None, option: Options = None,
+) -> None:  # fmt: skip
     """Copy files into the inbox; the Cleric checks them and reports on the board."""
     from realm.quests.board import BoardError
     from realm.quests.inbox import drop
+    from realm.schools import SchoolError
+
+    options = parse_options(option, school)
 
     if lane not in LANES:
         raise Refused(f"lane {lane!r} is none of {', '.join(LANES)}")
@@ -30,8 +55,8 @@ def quest_add(
         if not file.is_file():
             raise Refused(f"{file} is not a file; nothing was copied from it")
         try:
-            print(f"{file} -> {drop(home, file, lane)}")
-        except (BoardError, OSError) as error:
+            print(f"{file} -> {drop(home, file, lane, school, options)}")
+        except (BoardError, SchoolError, OSError) as error:
             raise Refused(f"{error}; nothing was copied from {file}") from error
 
 
@@ -59,6 +84,27 @@ def quest_retry(quest_id: str, as_json: Json = False) -> None:
     """Queue a failed, refused or skipped quest again."""
     report_of(quest_id)
     order("quest.retry", {"quest_id": quest_id}, as_json)
+
+
+@quest_app.command("school")
+def quest_school(quest_id: str, school: str, option: Options = None, as_json: Json = False) -> None:
+    """Give a waiting quest to another school."""
+    report_of(quest_id)
+    payload = {"quest_id": quest_id, "school": school, "options": parse_options(option, school)}
+    order("quest.school", payload, as_json)
+
+
+@quest_app.command("practise")
+def quest_practise(
+    skill: Annotated[str, typer.Option(help="Skill whose problems are made.")] = "bin",
+    level: Annotated[int | None, typer.Option(help="Level; default: as the curriculum mixes them.")] = None,
+    school: School = None, option: Options = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make a quest of fresh problems of a skill, for the Scribe or another school."""
+    payload = {"skill": skill_named(skill).id, **({} if level is None else {"level": level})}
+    if school is not None:
+        payload |= {"school": school, "options": parse_options(option, school)}
+    order("idle.generate", payload, as_json)
 
 
 @quest_app.command("report")

@@ -236,6 +236,23 @@ def unhold(connection: sa.Connection, quest_id: str) -> None:
     set_state(connection, quest_id, "queued", "released")
 
 
+def assign(connection: sa.Connection, quest_id: str, school: str, options: Mapping[str, Any]) -> None:
+    """Give a waiting quest to a school, with the quest's own options for it.
+
+    Raises:
+        BoardError: the quest does not wait any more, or it has begun with its school.
+        schools.SchoolError: there is no such school.
+    """
+    quest = _in_state(connection, quest_id, WAITING, "given to another school")
+    schools.entry(school)
+    if quest["started_at"] is not None and quest["school"] != school:
+        raise BoardError(f"quest {quest['name']} has begun in the school {quest['school']}; skip it, then retry it in "
+                         "another")  # fmt: skip
+    origin = {**(quest["origin"] or {}), "options": dict(options)}
+    told = f"school {school}" + (f" with {', '.join(f'{k}={v}' for k, v in options.items())}" if options else "")
+    set_state(connection, quest_id, quest["state"], told, school=school, origin=origin)
+
+
 def retry(connection: sa.Connection, quest_id: str) -> None:
     """Queue a quest again with all its attempts (`refused` files go through the inbox again).
 

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,21 @@ class Taken:
     quest_id: str | None = None
 
 
-def drop(home: RealmHome, file: Path, lane: str = "normal") -> Path:
+def drop(
+    home: RealmHome, file: Path, lane: str = "normal", school: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
     """Copy a file into the inbox so that it appears whole; a name that is taken gets a number. Returns its path.
+
+    Args:
+        school: that the quest goes to, with its options; None: by the format of the rows.
 
     Raises:
         BoardError: no such lane, or a file that the inbox would not take.
+        schools.SchoolError: no such school.
     """
+    if school is not None:
+        schools.entry(school)
     if lane not in LANES:
         raise BoardError(f"lane {lane!r} does not exist; use one of {', '.join(LANES)}")
     if not board.is_quest_file(file.name):
@@ -63,6 +72,10 @@ def drop(home: RealmHome, file: Path, lane: str = "normal") -> Path:
     number, target = 1, folder / file.name
     while True:
         try:
+            if not target.exists():
+                _wish_path(target).unlink(missing_ok=True)
+                if school is not None:
+                    _write_whole(_wish_path(target), json.dumps({"school": school, "options": dict(options or {})}))
             os.link(temporary, target)  # fails when the name is taken, so nothing is ever overwritten
             break
         except FileExistsError:
@@ -153,7 +166,11 @@ class Inbox:
             return self._duplicate(path, name, alive)
         quest_id = self._quest_id(sha256, path)
         report, target = self._examine(lane, path, quest_id)
-        if _identity(path, name) != origin:
+        if wish := _wish(path):
+            # Pairs and plain rows have not the same shape: a school that cannot read the file says so in its battle.
+            report |= {"school": wish["school"]}
+            origin |= {"options": wish["options"]}
+        if not _same_file(origin, _identity(path, name)):
             target.unlink(missing_ok=True)
             return Taken(name, "waiting")  # it was still being written; the next look takes it again
         state = _state_for(report)
@@ -216,6 +233,7 @@ class Inbox:
 
     def _put_away(self, path: Path, quest_id: str) -> None:
         """Move the original out of the inbox; its bytes stay on disk, as the quest's file or as an original."""
+        _wish_path(path).unlink(missing_ok=True)
         with db.read(self.engine) as connection:
             quest = board.get(connection, quest_id)
         file = board.file_name(quest_id, path.name)
@@ -239,6 +257,7 @@ class Inbox:
             events.emit(connection, "cleric", text, "info", quest_id=known["id"], file=path.name,
                         verdict="duplicate", rows_in=0, rows_out=0, quarantined=0)  # fmt: skip
         _write_whole(target.with_name(target.name + ".report.json"), json.dumps(report, indent=2))
+        _wish_path(path).unlink(missing_ok=True)
         os.replace(path, target)
         return Taken(name, "duplicate", known["id"])
 
@@ -266,6 +285,20 @@ def _state_for(report: dict[str, Any]) -> str:
     if report["verdict"] == "refused":
         return "refused"
     return "queued" if schools.open_to(report.get("school")) else "hold"
+
+
+def _wish_path(path: Path) -> Path:
+    """Where it lies beside an inbox file which school it is for; the inbox passes over names with a dot."""
+    return path.with_name(f".{path.name}.school")
+
+
+def _wish(path: Path) -> dict[str, Any]:
+    """{school, options} that a person asked for with a file; nothing where nobody did."""
+    try:
+        wish = json.loads(_wish_path(path).read_bytes())
+        return {"school": schools.entry(wish["school"]).id, "options": dict(wish["options"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _write_whole(path: Path, text: str) -> None:

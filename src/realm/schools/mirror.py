@@ -24,7 +24,7 @@ from realm.heroes.chat import Rendered
 from realm.heroes.model import Hero
 from realm.quests import sparring
 from realm.quests.sparring import EXPIRES_STEPS, FILE, WANTED, Bout, Corner, Score, SparringError
-from realm.schools import scribe
+from realm.schools import chassis, scribe
 from realm.schools.chassis import Context, Dropped, Interrupted, OnStep, OptimizerState, Segment, TrainingError
 from realm.settings import explain
 
@@ -87,7 +87,9 @@ def bouts(hero: Hero, raw: Sequence[Mapping[str, Any]], context: Context, option
         problems = sparring.problems_of(raw, f"quest {context.quest_id}")
     except SparringError as error:
         raise TrainingError("unsupported", str(error)) from error
-    asked = sparring.aimed(problems, options.weak, options.ask)
+    # Rows of idle quests are sorted by level: what is asked is drawn from all of them.
+    order = chassis.order(context.campaign_id, context.quest_id, 0, len(problems))
+    asked = sparring.aimed([problems[i] for i in order], options.weak, options.ask)
     context.phase(f"sparring: {len(asked):,} problems")
     stopped = False
 

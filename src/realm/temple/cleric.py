@@ -27,6 +27,7 @@ from afs.training.converters import ConversionError, detect, is_preference, to_m
 from realm.guild.skills import Skill, SkillError, all_skills, get_skill
 from realm.heroes.chat import RenderError
 from realm.quests import origin as origins
+from realm.quests.sparring import is_sparring
 from realm.temple.hashset import HashSet
 from realm.temple.heldout import held_out, readings
 from realm.temple.tokens import TokenCounter
@@ -144,7 +145,7 @@ class Gate:
         if name is None:
             keys = ", ".join(sorted(map(str, row.value))[:8]) or "none"
             raise Rejection("quarantined", "unknown_format", f"no known training format has the keys: {keys}")
-        school = "judge" if is_preference(name) else "scribe"
+        school = "judge" if is_preference(name) else "mirror" if is_sparring(row.value) else "scribe"
         if self.school not in (None, school):
             raise Rejection("quarantined", "other_school", f"a row for school {school} in a file for {self.school}; "
                             "put it into a file of its own")  # fmt: skip
@@ -154,7 +155,7 @@ class Gate:
         origin = self._origin(row, digest)
         if not self._seen.add(int.from_bytes(digest, "big")):
             raise Rejection("duplicate", "exact", "the same conversation stands earlier in the file")
-        if school == "scribe":
+        if school != "judge":
             self._measure(messages)
         self.school = school
         self.formats[name] += 1
