@@ -6,15 +6,13 @@ so that forgetting can be measured from there. `ARMS` names them in the order of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 
 from benchmarks.climb_field import Field, Task, mixture
 from realm import db
 from realm.arena import plan
 from realm.guild.campaigns import seed_of
 from realm.guild.curriculum import QuestSpec
-from realm.guild.exams import follow_up
 
 Arm = Callable[[Field], Iterator[list[Task]]]
 
@@ -66,33 +64,30 @@ def guild(field: Field, rehearse: bool = True) -> Iterator[list[Task]]:
     while not field.purse.empty:
         with db.read(field.engine) as connection:
             spec, _ = plan.idle_spec(connection, field.campaign["id"], field.profile)
-            training = plan.skill_state(connection, field.campaign["id"], field.ladder[spec.skill]).training
+            training = {name: plan.skill_state(connection, field.campaign["id"], skill).training
+                        for name, skill in field.ladder.items()}
         spec = spec if rehearse else without_rehearsal(spec, training)
         done = field.fight(spec)
         ended = list(done.promoted)
-        # The loop examines the next level at once when a promotion came and the quest had trained it.
-        trained = tuple(spec.mix)
+        # The loop examines the next levels at once where the quest had trained them.
         while done.promoted and not field.purse.empty:
-            skill = done.promoted[-1][0]
             with db.read(field.engine) as connection:
-                state = plan.skill_state(connection, field.campaign["id"], field.ladder[skill])
-                level = follow_up(state, trained)
-                if level is None:
-                    break
-                trials = [plan.single_trial(connection, field.campaign, skill, level, "promotion")]
+                trials = [plan.single_trial(connection, field.campaign, *each, "promotion")
+                          for each in plan.follow_ups(connection, field.campaign, done.promoted)]
+            if not trials:
+                break
             done = field.hold(trials)
             ended += done.promoted
         yield ended
 
 
-def without_rehearsal(spec: QuestSpec, training: int) -> QuestSpec:
-    """The same quest with nothing but the level in training and those ahead."""
-    new = {level: share for level, share in spec.mix.items() if level >= training}
-    if spec.kind == "rehearsal" or not new:
-        new = {training: 1.0}
-    whole = sum(new.values())
-    return replace(spec, kind="idle", level=training, mix={level: share / whole for level, share in new.items()},
-                   others={}, buffer=0.0, rehearsal_share=0.0)  # fmt: skip
+def without_rehearsal(spec: QuestSpec, training: Mapping[str, int]) -> QuestSpec:
+    """The same quest with nothing but the levels in training and those ahead."""
+    rows = {(name, level): share for name, mix in {spec.skill: spec.mix, **spec.others}.items()
+            for level, share in mix.items() if level >= training[name]}  # fmt: skip
+    if spec.kind == "rehearsal" or not rows:
+        rows = {(spec.skill, training[spec.skill]): 1.0}
+    return mixture(rows, spec.reason)
 
 
 def guild_without_rehearsal(field: Field) -> Iterator[list[Task]]:

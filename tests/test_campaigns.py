@@ -169,7 +169,7 @@ def test_multiplier_is_new_and_kept_over_new():
         fight("file", 4.5, effort=99.0, skill=None, kind="file"),
         fight("e", 5.0, effort=8.0, mix={2: 0.25, 3: 0.75}),
     ]
-    stages = [stage(1, 1.5, battle="a"), stage(2, 4.2, battle="d")]
+    stages = [stage(1, 0.5, skill="sy", battle="none"), stage(1, 1.5, battle="a"), stage(2, 4.2, battle="d")]
     one, two, three = cap.segments(stages, fights)["bin"]
     assert (one.level, one.passed, one.new, one.kept, one.multiplier) == (1, True, 10.0, 0.0, 1.0)
     assert two.new == pytest.approx(8 + 6) and two.kept == pytest.approx(2 + 30 + 4)
@@ -177,6 +177,21 @@ def test_multiplier_is_new_and_kept_over_new():
     assert (three.level, three.passed) == (3, False) and three.multiplier == pytest.approx(8 / 6)
     free = cap.segments([*stages, stage(3, 4.3, battle="d")], fights[:4])["bin"]
     assert [s.multiplier for s in free][2] is None, "learnt on the way: no effort of its own"
+
+
+def test_a_quest_that_teaches_two_skills_is_divided_by_their_new_rows():
+    fights = [
+        fight("a", 1.0, effort=10.0, mix={1: 0.6}, others={"sy": {1: 0.3}}, buffer=0.1),
+        fight("b", 2.0, effort=20.0, skill="sy", mix={1: 0.1, 2: 0.4}, others={"bin": {1: 0.5}}),
+    ]
+    found = cap.segments([stage(1, 1.5, skill="sy", battle="a")], fights)
+    first, second = found["sy"]
+    only, = found["bin"]
+    assert (first.new, first.kept) == pytest.approx((3, 1 / 3)) and first.passed
+    assert (second.new, second.kept) == pytest.approx((8, 20 * 0.1 * 4 / 9))
+    assert (only.new, only.kept) == pytest.approx((6 + 10, 2 / 3 + 20 * 0.1 * 5 / 9))
+    assert sum(s.effort for s in (first, second, only)) == pytest.approx(30), "nothing is lost or counted twice"
+    assert only.shares == pytest.approx((0.1, 0.1))
 
 
 def test_the_curriculum_can_reach_the_limit_but_not_pass_it():

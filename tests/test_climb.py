@@ -76,12 +76,14 @@ def test_a_mixture_keeps_its_shares(shares):
 
 
 def test_without_rehearsal_nothing_mastered_is_trained():
-    spec = QuestSpec("bin", 3, "idle", {1: 0.1, 2: 0.2, 3: 0.4, 4: 0.2}, 0.4, Knobs(), "r", (), {"a": {1: 0.05}}, 0.05)
-    bare = climb_arms.without_rehearsal(spec, 3)
-    assert set(bare.mix) == {3, 4} and sum(bare.mix.values()) == pytest.approx(1)
-    assert not bare.others and bare.buffer == 0
+    spec = QuestSpec("bin", 3, "idle", {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.1}, 0.4, Knobs(), "r", (),
+                     {"a": {1: 0.05}, "b": {1: 0.05, 2: 0.1}}, 0.1)  # fmt: skip
+    training = {"bin": 3, "a": 2, "b": 2}
+    bare = climb_arms.without_rehearsal(spec, training)
+    assert bare.mix == pytest.approx({3: 0.6, 4: 0.2}) and bare.others == {"b": {2: pytest.approx(0.2)}}
+    assert bare.buffer == 0
     repair = QuestSpec("bin", 1, "rehearsal", {1: 0.7, 3: 0.3}, 1.0, Knobs(), "r")
-    assert climb_arms.without_rehearsal(repair, 3).mix == {3: 1.0}
+    assert climb_arms.without_rehearsal(repair, training).mix == {3: 1.0}
 
 
 def test_open_levels_are_the_skill_from_its_first_open_level():
@@ -117,6 +119,7 @@ def test_the_committed_page_is_the_stored_runs():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # 60 seconds of CPU may be many on a busy machine
 def test_one_arm_runs_for_a_minute(tmp_path, monkeypatch):
     """The Guild's arm for 60 CPU-seconds on two skills: it trains, examines, pays for both and can be told."""
     monkeypatch.setattr(climb, "SKILLS", ("seq_reverse", "attn_count"))

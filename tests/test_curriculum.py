@@ -13,8 +13,10 @@ from realm.guild.curriculum import (
     SkillState,
     choose_skill,
     deficits,
+    interleaved,
     next_quest,
     practice_deficit,
+    practice_weights,
     rehearsal_share,
     rehearsal_weights,
     row_counts,
@@ -121,8 +123,8 @@ def test_trials_of_a_quest():
         (200, False, 0.8), (40, False, 0.8), (40, False, 0.8), (80, True, 0.8), (80, True, 0.8)]  # fmt: skip
     assert plans[0].to_dict().keys() == {"kind", "skill", "level", "closed", "threshold", "seed", "max_n"}
     assert plan_trials(state, [4, 5], Knobs(hold_trial=True), 7, {})[0].kind == "scout"
-    assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={4})[0].kind == "scout", "this quest has had its try"
-    assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={3})[0].kind == "promotion"
+    assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={("bin", 4)})[0].kind == "scout", "it had its try"
+    assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={("bin", 3)})[0].kind == "promotion"
     closed = make_trial("promotion", state, 2, 7, 0)
     assert (closed.closed, closed.threshold, closed.max_n) == (True, 0.9, 400)
     done = SkillState("bin", 2, 2)
@@ -183,7 +185,7 @@ def turns(priorities, states, quests):
     """Skills of the first quests, when nothing changes but whose turn it was."""
     done, order = {skill: Practice() for skill in states}, []
     for _ in range(quests):
-        chosen = choose_skill(priorities, states, done)
+        chosen = choose_skill(practice_weights(priorities, states), states, done)
         done = {skill: Practice(p.quests, p.since + 1) for skill, p in done.items()} | {
             chosen: Practice(done[chosen].quests + 1)}  # fmt: skip
         order.append(chosen)
@@ -195,8 +197,8 @@ def test_skills_take_turns_by_weight_and_deficit():
     assert turns({"bin": 1, "sy": 1}, states, 6) == ["bin", "sy"] * 3
     order = turns({"bin": 3, "sy": 1, "ghost": 9}, states, 40)
     assert order[0] == "bin" and order.count("bin") == 30
-    assert choose_skill({"sy": 1, "bin": 0, "ghost": 5}, states, {}) == "sy"
-    assert choose_skill({"ghost": 1}, states, {}) is None
+    assert practice_weights({"sy": 1, "bin": 0, "ghost": 5}, states) == {"sy": 1.0}
+    assert choose_skill(practice_weights({"ghost": 1}, states), states, {}) is None
     half = {"bin": SkillState("bin", 30, 15), "sy": SkillState("sy", 50, 0)}
     held = {n: Seen(1.0, 80, "retention") for n in range(1, 16)}
     half["bin"] = SkillState("bin", 30, 15, seen=held)
@@ -213,8 +215,41 @@ def test_what_is_in_regression_is_practised_first_but_does_not_stop_the_rest():
     states = {"bin": SkillState("bin", 30, 0),
               "sy": SkillState("sy", 50, 1, checks=(Check("sy", 1, "lost", 0),))}  # fmt: skip
     done = {"bin": Practice(0, 50), "sy": Practice(50, 0, 0)}
-    assert choose_skill({"bin": 1, "sy": 1}, states, done) == "sy"
-    assert choose_skill({"bin": 1, "sy": 1}, states, done | {"sy": Practice(52, 0, 2)}) == "bin"
+    weights = practice_weights({"bin": 1, "sy": 1}, states)
+    assert choose_skill(weights, states, done) == "sy"
+    assert choose_skill(weights, states, done | {"sy": Practice(52, 0, 2)}) == "bin"
+
+
+def test_open_levels_are_learnt_side_by_side_in_equal_shares_of_text():
+    states = {"a": SkillState("a", 10, 0), "b": SkillState("b", 10, 0), "long": SkillState("long", 10, 0),
+              "table": SkillState("table", 10, 0, closed=frozenset({1})), "done": SkillState("done", 3, 3)}  # fmt: skip
+    weights, lengths = practice_weights(dict.fromkeys(states, 1.0), states), {"a": 5, "b": 5, "long": 20, "done": 5}
+    parts = interleaved("a", weights, states, lengths | {"table": 5})
+    assert parts == pytest.approx({"a": 4 / 9, "b": 4 / 9, "long": 1 / 9}), "four times the text: a quarter of the rows"
+    assert len({round(part * lengths[skill], 9) for skill, part in parts.items()}) == 1
+    assert interleaved("table", weights, states, lengths | {"table": 5}) == {"table": 1.0}, "a table by itself"
+    assert interleaved("done", weights, states, lengths) == {"done": 1.0}, "what is complete is kept, nothing else"
+    assert interleaved("a", weights, states, lengths | {"b": 0.0}).keys() == {"a", "long"}, "b can make no rows now"
+    twice = interleaved("a", weights | {"b": 2.0}, states, lengths)
+    assert twice["b"] == pytest.approx(2 * twice["a"])
+
+
+def test_the_quest_of_several_skills_has_all_their_levels_and_trials():
+    a, b = SkillState("a", 10, 1, seen={1: Seen(1.0, 80, "retention")}), SkillState("b", 10, 0)
+    spec = next_quest(a, others=[b], beside={"a": 0.6, "b": 0.4})
+    share = spec.rehearsal_share
+    assert 0 < share < 0.1 and sum(spec.mix.values()) + sum(spec.others["b"].values()) == pytest.approx(1)
+    assert sum(part for level, part in spec.mix.items() if level > 1) == pytest.approx(0.6 * (1 - share))
+    assert spec.others == {"b": pytest.approx({1: 0.2 * (1 - share), **dict.fromkeys(
+        (2, 3, 4), 0.4 * 0.5 / 3 * (1 - share))})}  # fmt: skip
+    assert "beside b L1" in spec.reason
+    plans = plan_trials(a, list(spec.mix), Knobs(), 7, {}, others=[b], beside={"b": [1, 2, 3, 4]})
+    assert [(p.skill, p.level) for p in plans if p.kind == "promotion"] == [("a", 2), ("b", 1)]
+    assert not [p for p in plans if p.kind == "promotion" and p.skill == "b" and p.level > 1]
+    again = plan_trials(a, list(spec.mix), Knobs(), 7, {}, {("b", 1)}, [b], {"b": [1, 2]})
+    assert ("scout", "b", 1) in {(p.kind, p.skill, p.level) for p in again}, "the same weights had their try"
+    rehearsed = plan_trials(a, list(spec.mix), Knobs(), 7, {}, others=[SkillState("b", 10, 2)], beside={"b": [1, 2]})
+    assert {p.skill for p in rehearsed if p.kind == "promotion"} == {"a"}, "rehearsed, not taught anything new"
 
 
 @st.composite

@@ -352,6 +352,36 @@ def test_an_idle_quest_rehearses_other_skills_and_its_trials_check_them(world, h
     assert plan.floor_of(quest) == 0.0
 
 
+def test_open_skills_share_a_quest_and_each_is_examined_and_followed_up(world, home):
+    small = {"idle_generation": load_profile("pip").idle_generation.model_copy(update={"samples": 640}),
+             "skill_priorities": {"seq_reverse": 1.1, "mem_recall": 1.0, "bin": 0.5}}  # fmt: skip
+    profile = load_profile("pip").model_copy(update=small)
+    spec, serial = world.ask(plan.idle_spec, world.id, profile)
+    assert spec.skill == "seq_reverse" and set(spec.others) == {"mem_recall"}, "bin's first level is a closed table"
+    quest_id = plan.make_idle(home, world.engine, world.campaign, profile, spec, serial)
+    quest = world.ask(board.get, quest_id)
+    rows = [json.loads(line) for line in (home.root / quest["path"]).read_text().splitlines()]
+    text = {skill: sum(len(row["messages"][-1]["content"]) for row in rows if row["skill"] == skill)
+            for skill in ("seq_reverse", "mem_recall")}  # fmt: skip
+    assert text["seq_reverse"] == pytest.approx(text["mem_recall"], rel=0.3), "equal shares of the answers' text"
+    trials = world.ask(plan.quest_trials, world.campaign, quest, profile)
+    assert [(t["skill"], t["level"]) for t in trials if t["kind"] == "promotion"] == [
+        ("seq_reverse", 1), ("mem_recall", 1)]  # fmt: skip
+    with db.write(world.engine) as connection:
+        for skill in text:
+            connection.execute(sa.insert(db.levels).values(campaign_id=world.id, skill=skill, level=1, closed=False,
+                                                           mastered_at=1.0, step=1, trial_id="t"))  # fmt: skip
+    promoted = [("seq_reverse", 1), ("mem_recall", 1), ("ghost", 1)]
+    assert world.ask(plan.follow_ups, world.campaign, promoted) == [], "no quest is finished yet"
+    with db.write(world.engine) as connection:
+        board.set_state(connection, quest_id, "done", finished_at=world.tick())
+    assert world.ask(plan.follow_ups, world.campaign, promoted) == [("seq_reverse", 2), ("mem_recall", 2)]
+    asked, _ = world.ask(plan.idle_spec, world.id, profile, "seq_reverse")
+    assert set(asked.mix) == {1, 2, 3, 4, 5} and set(asked.others) == {"mem_recall"}
+    assert set(asked.others["mem_recall"]) == {1}, "a person asked for one skill: the other is only kept"
+    assert plan.answer_length("ghost", 1) == 0.0
+
+
 def test_a_goal_ends_a_skills_climb(world):
     profile = load_profile("pip")
     with db.write(world.engine) as connection:

@@ -32,7 +32,6 @@ from realm.arena.rites import Rites
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
 from realm.guild.campaigns import lifecycle, method, report
-from realm.guild.exams import follow_up
 from realm.guild.skills import SkillError, attach, get_skill
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
 from realm.jobs.executor import Executor
@@ -88,7 +87,7 @@ class HeroLoop:
         self._job: tuple[str, Future, Any] | None = None
         self._not_before = 0.0
         self._sign: tuple[Any, float] = (None, time.monotonic())
-        self._follow: tuple[str, int] | None = None
+        self._follow: list[tuple[str, int]] = []
         self._told: set[str] = set()
         self._draft: plan.Draft | None = None
         self._drafted = ""  # id of the battle during which the last draft was made
@@ -263,7 +262,7 @@ class HeroLoop:
         with db.write(self.engine) as connection:
             self.campaign, self.profile = turn.take(connection, now, profile)
             self._turn = turn.look(connection, self.home)
-        self._follow = self._draft = None
+        self._follow, self._draft = [], None
         return True
 
     # --- a running battle ---------------------------------------------------------------------------------------
@@ -303,14 +302,14 @@ class HeroLoop:
         with db.write(self.engine) as connection:
             close_lost(connection, battle["id"], reason)
 
-    def _settle(self, battle_id: str) -> tuple[Settled, str, tuple[str, int] | None]:
-        """In the workshop: (what became of a battle, its campaign, the level to examine at once)."""
+    def _settle(self, battle_id: str) -> tuple[Settled, str, list[tuple[str, int]]]:
+        """In the workshop: (what became of a battle, its campaign, the levels to examine at once)."""
         done = settle(self.home, self.engine, battle_id)
         with db.read(self.engine) as connection:
             table = db.battles
             query = sa.select(table.c.campaign_id).where(table.c.id == battle_id)
             campaign = campaigns.get(connection, connection.execute(query).scalar_one())
-            follow = None if done.failed else self._follow_of(connection, campaign, done)
+            follow = [] if done.failed else plan.follow_ups(connection, campaign, done.promoted)
         if not done.failed:
             self._judge_cap(campaign["id"])
         return done, campaign["id"], follow
@@ -331,20 +330,6 @@ class HeroLoop:
         checkpoints.prune_resume(self.home, self.engine, campaign_id, [champion] if champion else [])
         if done.quest_state == "done":
             self._start_job("guard", self._look_back, campaign_id)
-
-    def _follow_of(
-        self, connection: sa.Connection, campaign: dict[str, Any], done: Settled
-    ) -> tuple[str, int] | None:  # fmt: skip
-        """The next level of what was just promoted, when the last quest has trained it as well."""
-        for skill_id, _ in done.promoted[-1:]:
-            mix = self._last_mix(connection, campaign["id"], skill_id) or done.trained
-            goal = method.targets(campaign).get(skill_id)
-            try:
-                level = follow_up(plan.skill_state(connection, campaign["id"], get_skill(skill_id), goal), mix)
-            except SkillError:
-                return None  # it went since: nothing is examined at once
-            return (skill_id, level) if level else None
-        return None
 
     def _judge_cap(self, campaign_id: str) -> None:
         """Keep the cap verdict; drawing it up takes 0.9 s after 2,000 quests, so it is done outside the write lock."""
@@ -368,15 +353,7 @@ class HeroLoop:
 
     def _after_guard(self, future: Future, _context: Any) -> None:
         if future.result().act != "none":
-            self._draft = self._follow = None  # both were meant for the hero that is left behind
-
-    def _last_mix(self, connection: sa.Connection, campaign_id: str, skill: str) -> tuple[int, ...]:
-        """Levels that the last finished quest of a skill trained; a trial-only battle has none of its own."""
-        table = db.quests
-        query = sa.select(table.c.mix).where(
-            table.c.campaign_id == campaign_id, table.c.state == "done", table.c.skill == skill)  # fmt: skip
-        mix = connection.execute(query.order_by(table.c.finished_at.desc()).limit(1)).scalar()
-        return tuple(int(level) for level in mix or ())
+            self._draft, self._follow = None, []  # both were meant for the hero that is left behind
 
     def _give_up(self, reason: str) -> None:
         self.failures = 0
@@ -411,7 +388,7 @@ class HeroLoop:
             campaign_id = self.campaign["id"]
             quest = board.head(connection, ("file",)) or board.head(connection, campaign_id=campaign_id)
         if back:
-            self._draft = self._follow = None
+            self._draft, self._follow = None, []
             self._start_job("rollback", rollback.to_checkpoint, self.home, self.engine, back[0], context=back[0])
         elif idle:
             self._make_idle(idle[0])
@@ -422,14 +399,13 @@ class HeroLoop:
         elif over:
             with db.write(self.engine) as connection:
                 commands.halt_over_budget(connection, campaign_id)
-        elif self._follow is not None:
-            skill, level = self._follow
-            self._follow = None
+        elif self._follow:
+            wanted, self._follow = self._follow, []
             try:
                 with db.read(self.engine) as connection:
-                    plans = [plan.single_trial(connection, self.campaign, skill, level, "promotion")]
+                    plans = [plan.single_trial(connection, self.campaign, *each, "promotion") for each in wanted]
             except SkillError as error:
-                log.warning("%s L%d is not examined at once: %s", skill, level, error)
+                log.warning("%s are not examined at once: %s", wanted, error)
                 self._dirty = True
                 return
             self._battle(None, plans)

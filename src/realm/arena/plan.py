@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ from realm.guild.curriculum import (
     Seen,
     SkillState,
     choose_skill,
+    interleaved,
     next_quest,
+    practice_weights,
     row_counts,
 )
-from realm.guild.exams import make_trial, plan_trials
+from realm.guild.exams import follow_up, make_trial, plan_trials
 from realm.guild.modules.skill import ModuleSkill
 from realm.guild.skills import Skill, SkillError, get_skill, skill_ids
 from realm.heroes.profile import HeroProfile
@@ -163,6 +165,20 @@ def weak_skills(connection: sa.Connection, campaign_id: str, states: Mapping[str
     return {cure.skill for cure in found}
 
 
+def answer_length(skill_id: str, level: int) -> float:
+    """Mean length of a level's golden answers in characters; 0 where the skill can make none now."""
+    try:
+        return _answer_length(skill_id, get_skill(skill_id).version, level)
+    except SkillError:
+        return 0.0
+
+
+@lru_cache(maxsize=1024)
+def _answer_length(skill_id: str, version: str, level: int) -> float:
+    made = get_skill(skill_id).generate(level, 32, 0)
+    return sum(len(problem.golden) for problem in made) / len(made)
+
+
 def idle_spec(
     connection: sa.Connection, campaign_id: str, profile: HeroProfile, skill_id: str | None = None,
     memory: Memory = Memory(), without: Collection[str] = (),
@@ -177,14 +193,18 @@ def idle_spec(
               if name not in without}  # fmt: skip
     if skill_id is not None and skill_id not in states:
         states[skill_id] = skill_state(connection, campaign_id, get_skill(skill_id))  # raises with the nearest id
-    done = practice(connection, campaign_id, states)
-    chosen = skill_id or choose_skill(priorities, states, done, weak_skills(connection, campaign_id, states))
+    done, beside = practice(connection, campaign_id, states), None
+    weights = practice_weights(priorities, states, weak_skills(connection, campaign_id, states))
+    chosen = skill_id or choose_skill(weights, states, done)
     if chosen is None:
         return None
+    if skill_id is None:
+        lengths = {name: answer_length(name, states[name].training) for name in weights}
+        beside = interleaved(chosen, weights, states, lengths)
     others = [state for name, state in states.items() if name != chosen]
     spec = next_quest(states[chosen], last_knobs(connection, campaign_id, chosen),
                       last_hint(connection, campaign_id, chosen), done[chosen].streak(states[chosen].complete),
-                      others, memory)  # fmt: skip
+                      others, memory, beside)  # fmt: skip
     return spec, done[chosen].quests
 
 
@@ -335,22 +355,53 @@ def quest_trials(
     state = states.pop(quest["skill"], None) if quest["skill"] else None
     mix = [int(level) for level in quest["mix"]] if quest["mix"] else [state.training] if state else []
     knobs = Knobs(**(quest["origin"] or {}).get("knobs", {}))
-    tried = _tried(connection, campaign["id"], quest, quest["skill"]) if state else ()
+    tried = _tried(connection, campaign["id"], quest) if state else ()
     plans = plan_trials(state, mix, knobs, campaign["seed"], serials(connection, campaign["id"]), tried,
-                        list(states.values()))  # fmt: skip
+                        list(states.values()), _trained_beside(quest))  # fmt: skip
     may_promote = any(plan.kind == "promotion" for plan in plans)
     return [*(plan.to_dict() for plan in plans), *passives.plans(connection, campaign["id"], may_promote)]
 
 
-def _tried(connection: sa.Connection, campaign_id: str, quest: Mapping[str, Any], skill: str) -> set[int]:
-    """Levels at which a quest that was interrupted has finished its promotion trial."""
+def _trained_beside(quest: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """{other skill: its levels among a quest's rows}."""
+    return {skill: tuple(int(level) for level in mix) for skill, mix in (quest.get("rehearsal") or {}).items()
+            if isinstance(mix, Mapping)}  # fmt: skip
+
+
+def _tried(connection: sa.Connection, campaign_id: str, quest: Mapping[str, Any]) -> set[tuple[str, int]]:
+    """(skill, level) pairs at which a quest that was interrupted has finished its promotion trial."""
     if quest.get("started_at") is None:
         return set()
     table = db.trials
-    query = sa.select(table.c.level).where(
-        table.c.campaign_id == campaign_id, table.c.quest_id == quest["id"], table.c.skill == skill,
-        table.c.kind == "promotion", table.c.started_at >= quest["started_at"])  # fmt: skip
-    return set(connection.execute(query).scalars())
+    query = sa.select(table.c.skill, table.c.level).where(
+        table.c.campaign_id == campaign_id, table.c.quest_id == quest["id"], table.c.kind == "promotion",
+        table.c.started_at >= quest["started_at"])  # fmt: skip
+    return {(skill, level) for skill, level in connection.execute(query)}
+
+
+def follow_ups(
+    connection: sa.Connection, campaign: Mapping[str, Any], promoted: Iterable[tuple[str, int]]
+) -> list[tuple[str, int]]:  # fmt: skip
+    """The next (skill, level) after each that was just promoted, when the campaign's last quest has trained it too.
+
+    A battle of trials alone has no quest: those promoted by it go on from the quest before.
+    """
+    table, goals = db.quests, method.targets(campaign)
+    query = sa.select(table).where(table.c.campaign_id == campaign["id"], table.c.state == "done")
+    quest = connection.execute(query.order_by(table.c.finished_at.desc()).limit(1)).mappings().first()
+    if quest is None:
+        return []
+    trained = _trained_beside(quest) | ({quest["skill"]: tuple(map(int, quest["mix"] or ()))} if quest["skill"] else {})
+    found = []
+    for skill_id in dict.fromkeys(skill for skill, _ in promoted):
+        try:
+            state = skill_state(connection, campaign["id"], get_skill(skill_id), goals.get(skill_id))
+        except SkillError:
+            continue  # it went since: nothing is examined at once
+        level = follow_up(state, trained.get(skill_id, ()))
+        if level is not None:
+            found.append((skill_id, level))
+    return found
 
 
 def single_trial(

@@ -36,14 +36,13 @@ EVIDENCE_KINDS = ("promotion", "retention", "scout", "probe")
 
 @dataclass(frozen=True)
 class Settled:
-    """What became of a battle. `promoted`: [(skill, level)]; `trained`: levels in the quest's mix; `failed`: why it
-    came to nothing, also when it was trained but its checkpoint is not whole."""
+    """What became of a battle. `promoted`: [(skill, level)]; `failed`: why it came to nothing, also when it was trained
+    but its checkpoint is not whole."""
 
     battle_id: str
     outcome: str
     quest_state: str | None
     promoted: tuple[tuple[str, int], ...] = ()
-    trained: tuple[int, ...] = ()
     failed: str | None = None
 
 
@@ -70,9 +69,8 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
         quest = board.get(connection, battle["quest_id"]) if battle["quest_id"] else None
         checkpoint = _checkpoint(connection, battle)
         outcome, fault = _outcome(connection, battle, quest, checkpoint)
-    trained = tuple(int(n) for n in (quest["mix"] or {})) if quest else ()
     if battle["settled_at"] is not None:
-        return Settled(battle_id, battle["outcome"], quest["state"] if quest else None, (), trained)
+        return Settled(battle_id, battle["outcome"], quest["state"] if quest else None, ())
     # Hashing is slow for large heroes: it is done before the transaction.
     faults = checkpoints.verify(home.root / checkpoint["path"], checkpoint["manifest_sha256"]) if checkpoint else []
     if faults:
@@ -82,7 +80,7 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
     checks = _ceremony(home, made, battle, quest, checkpoint, faults) if quest and outcome == "trained" else []
     with db.write(made) as connection:
         if _battle(connection, battle_id)["settled_at"] is not None:
-            return Settled(battle_id, outcome, quest["state"] if quest else None, (), trained)
+            return Settled(battle_id, outcome, quest["state"] if quest else None, ())
         trials = _own_trials(connection, battle_id)
         sound = [t for t in trials if _sound(connection, t)]
         _tell_regressions(connection, sound)
@@ -104,7 +102,7 @@ def settle(home: RealmHome, made: sa.Engine, battle_id: str, count_attempt: bool
         checkpoints.condemn(made, row, found)
     if quest is not None:
         tidy_file(home, made, quest["id"])
-    return Settled(battle_id, outcome, state, tuple(promoted), trained, fault)
+    return Settled(battle_id, outcome, state, tuple(promoted), fault)
 
 
 def _ask_early(made: sa.Engine, battle_id: str) -> None:

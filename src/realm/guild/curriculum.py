@@ -108,8 +108,8 @@ class Action:
 class QuestSpec:
     """The next idle quest; `kind` idle or rehearsal.
 
-    `mix` {level: share of rows} of its own skill, `others` {skill: {level: share}} of other skills and `buffer` (share
-    of rows out of the rehearsal buffer) sum to 1.
+    `mix` {level: share of rows} of its own skill, `others` {skill: {level: share}} of other skills (rehearsed, and
+    learnt beside it) and `buffer` (share of rows out of the rehearsal buffer) sum to 1.
     """
 
     skill: str
@@ -209,7 +209,7 @@ def _spread(weights: Mapping, total: float) -> dict:
 
 def next_quest(
     state: SkillState, knobs: Knobs | None = None, hint: str | None = None, rehearsals_in_a_row: int = 0,
-    others: Collection[SkillState] = (), memory: Memory = Memory(),
+    others: Collection[SkillState] = (), memory: Memory = Memory(), beside: Mapping[str, float] | None = None,
 ) -> QuestSpec:  # fmt: skip
     """The next idle quest of a skill.
 
@@ -219,6 +219,7 @@ def next_quest(
         rehearsals_in_a_row: rehearsal quests just done; after 2 one ordinary quest is let through, so that a level
             that stays in regression does not stop everything (the retention clause still blocks promotion).
         others: the hero's other skills; what is mastered in them is rehearsed too.
+        beside: {skill: share of the new rows}, this one's own too (see `interleaved`); None = it has all of them.
     """
     knobs, actions = turn_knobs(knobs or Knobs(), hint)
     bad = state.regressed
@@ -230,18 +231,30 @@ def next_quest(
         reason = f"rehearsal {knobs.rehearsal:.0%} → {share:.0%}: worst retention deficit {max(found, default=0.0):.2f}"
         actions = (*actions, Action("rehearsal_share", reason))
     knobs = replace(knobs, rehearsal=share)
-    mix: dict[int, float] = {}
-    if not state.complete:
-        # A closed level is a table to be known: levels ahead do not help to recall it, they only take rows from it.
-        closed = state.training in state.closed
-        furthest = state.training if closed else min(state.training + knobs.lookahead, state.last)
-        ahead = range(state.training + 1, furthest + 1)
-        training = knobs.training_share if len(ahead) else 1.0
-        mix = {state.training: training * (1 - share), **{n: (1 - training) * (1 - share) / len(ahead) for n in ahead}}
+    parts = {} if state.complete else beside or {state.skill: 1.0}
+    mix = new_levels(state, knobs, (1 - share) * parts.get(state.skill, 0.0))
     spread = _spread(rehearsal_weights((state, *others), memory), share) if share else {}
+    along = [each for each in others if parts.get(each.skill)]
+    for each in along:
+        for level, part in new_levels(each, Knobs(), (1 - share) * parts[each.skill]).items():
+            spread[each.skill, level] = spread.get((each.skill, level), 0.0) + part
     reason = f"all {state.last} levels are mastered: keep them" if state.complete else (
-        f"level {state.training} in training, {max(mix) - state.training} ahead, {share:.0%} rehearsal")
+        f"level {state.training} in training, {max(mix) - state.training} ahead, {share:.0%} rehearsal"
+        + "".join(f", beside {each.skill} L{each.training}" for each in along))
     return _spec(state, "rehearsal" if state.complete else "idle", mix, spread, share, knobs, reason, actions)
+
+
+def new_levels(state: SkillState, knobs: Knobs, share: float) -> dict[int, float]:
+    """{level: share} of rows that teach something new in a skill that is not complete, `share` in all: the training
+    level and those ahead of it."""
+    if state.complete:
+        return {}
+    # A closed level is a table to be known: levels ahead do not help to recall it, they only take rows from it.
+    closed = state.training in state.closed
+    furthest = state.training if closed else min(state.training + knobs.lookahead, state.last)
+    ahead = range(state.training + 1, furthest + 1)
+    training = knobs.training_share if len(ahead) else 1.0
+    return {state.training: training * share, **{n: (1 - training) * share / len(ahead) for n in ahead}}
 
 
 def _spec(
@@ -314,28 +327,54 @@ def practice_deficit(state: SkillState, weak: bool = False) -> float:
     return max(LEAST_DEFICIT, missing, keep, WEAK_DEFICIT if weak else 0.0)
 
 
-def choose_skill(
-    priorities: Mapping[str, float], states: Mapping[str, SkillState], practised: Mapping[str, Practice],
-    weak: Collection[str] = (),
-) -> str | None:  # fmt: skip
-    """The skill to practise next, or None when there is none.
+def interleaved(
+    lead: str, weights: Mapping[str, float], states: Mapping[str, SkillState], lengths: Mapping[str, float]
+) -> dict[str, float]:  # fmt: skip
+    """{skill: share of the new rows of a quest that `lead` has}, summing to 1.
 
-    What is in regression comes first, two rehearsals in a row at most. Else the highest priority × deficit × (1 +
-    quests of other skills since its last one): a skill twice as important gets about twice the quests, and none
-    starves.
+    Open levels are learnt side by side: what is practised in blocks drives out what was learnt before (Rohrer & Taylor
+    2007 of people; docs/CLIMB.md of this hero). Each gets the share `weights` of the *answers' text*, which is what the
+    loss averages over: by rows, a skill with long answers would take the gradient for itself. A closed level is a
+    table, learnt by itself.
+
+    Args:
+        weights: {skill: priority × deficit}; only these are learnt beside the lead.
+        lengths: {skill: mean length of an answer}, in any unit; a skill without one is left out.
+    """
+    def joins(skill: str) -> bool:
+        state = states[skill]
+        return not state.complete and state.training not in state.closed and lengths.get(skill, 0) > 0
+
+    if not joins(lead):
+        return {lead: 1.0}
+    return _spread({skill: weights[skill] / lengths[skill] for skill in weights if joins(skill)}, 1.0)
+
+
+def practice_weights(
+    priorities: Mapping[str, float], states: Mapping[str, SkillState], weak: Collection[str] = ()
+) -> dict[str, float]:  # fmt: skip
+    """{skill: priority × deficit} of every skill that is there and has a priority.
 
     Args:
         priorities: {skill: weight} of the hero or the campaign; weight 0 and unknown skills are left out.
         weak: skills that practise a weak primitive.
     """
-    known = {skill: weight for skill, weight in priorities.items() if weight > 0 and skill in states}
-    if not known:
-        return None
+    return {skill: weight * practice_deficit(states[skill], skill in weak)
+            for skill, weight in priorities.items() if weight > 0 and skill in states}  # fmt: skip
 
+
+def choose_skill(
+    weights: Mapping[str, float], states: Mapping[str, SkillState], practised: Mapping[str, Practice]
+) -> str | None:
+    """The skill that leads the next quest, or None when there is none.
+
+    What is in regression comes first, two rehearsals in a row at most. Else the highest of `practice_weights` × (1 +
+    quests of other skills since its last one): a skill twice as important gets about twice the quests, and none
+    starves.
+    """
     def order(skill: str) -> tuple[bool, float, float, int, str]:
         state, done = states[skill], practised.get(skill, Practice())
         broken = bool(state.regressed) and done.streak(state.complete) < REHEARSALS_IN_A_ROW
-        weight = known[skill] * practice_deficit(state, skill in weak)
-        return not broken, -weight * (1 + done.since), -weight, done.quests, skill
+        return not broken, -weights[skill] * (1 + done.since), -weights[skill], done.quests, skill
 
-    return min(known, key=order)
+    return min(weights, key=order) if weights else None

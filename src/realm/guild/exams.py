@@ -54,21 +54,23 @@ def make_trial(kind: str, state: SkillState, level: int, campaign_seed: int, ser
 
 def plan_trials(
     state: SkillState | None, mix: Sequence[int], knobs: Knobs, campaign_seed: int,
-    serials: Mapping[tuple[str, int], int], tried: Collection[int] = (), others: Collection[SkillState] = (),
+    serials: Mapping[tuple[str, int], int], tried: Collection[tuple[str, int]] = (),
+    others: Collection[SkillState] = (), beside: Mapping[str, Collection[int]] | None = None,
 ) -> list[TrialPlan]:  # fmt: skip
     """Trials after a quest that trained the levels in `mix` of a skill, in the order in which they are held.
 
-    A promotion trial at the training level (a scout instead while the hint says to wait), scouts at the levels ahead
-    that were trained, and retention checks of at most 6 mastered levels of any skill: regressed ones always, others
-    when their last check is 3 quests old or older, oldest first. Last, the probe of the highest mastered levels: the
-    same problems every time, so that the checkpoints of a campaign can be compared (contracts B3); it decides no level.
+    A promotion trial at the training level (a scout instead while the hint says to wait), also of other skills whose
+    training level was among the rows; scouts at the levels ahead that were trained; retention checks of at most 6
+    mastered levels of any skill: regressed ones always, others when their last check is 3 quests old or older, oldest
+    first. Last, the probe of the highest mastered levels: the same problems every time, so that the checkpoints of a
+    campaign can be compared (contracts B3); it decides no level.
 
     Args:
         state: the skill of the quest; None after data of no skill.
         serials: {(skill, level): trials held so far}.
-        others: the hero's other skills.
-        tried: levels whose promotion trial this very quest has sat (it was interrupted after it). They are scouted:
-            the weights are the same, and after a fail at least one quest must come first (contracts B2).
+        others: the hero's other skills; `beside` {skill: its levels among the quest's rows}.
+        tried: (skill, level) pairs whose promotion trial this very quest has sat (it was interrupted after it). They
+            are scouted: the weights are the same, and after a fail at least one quest must come first (contracts B2).
     """
     plans = []
     every = {each.skill: each for each in (*((state,) if state else ()), *others)}
@@ -76,9 +78,11 @@ def plan_trials(
     def add(kind: str, each: SkillState, level: int) -> None:
         plans.append(make_trial(kind, each, level, campaign_seed, serials.get((each.skill, level), 0)))
 
-    if state is not None and not state.complete and state.training in mix:
-        # A quest's promotion trial comes after its training, and once: the wait after a fail is kept by that.
-        add("scout" if knobs.hold_trial or state.training in tried else "promotion", state, state.training)
+    for name, each in every.items():
+        if not each.complete and each.training in (mix if each is state else (beside or {}).get(name, ())):
+            # A quest's promotion trial comes after its training, and once: the wait after a fail is kept by that.
+            waits = knobs.hold_trial or (name, each.training) in tried
+            add("scout" if waits else "promotion", each, each.training)
     for level in sorted(mix) if state is not None else ():
         if level > state.training:
             add("scout", state, level)

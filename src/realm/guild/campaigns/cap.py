@@ -2,10 +2,11 @@
 
 *Maintenance multiplier* of a level of a skill = (new + kept) / new, both in effort (strain summed over steps):
 
-- counted are the battles of the skill's quests after its last promotion, up to the battle of this one;
+- counted are the battles of the quests that taught the skill, after its last promotion up to the battle of this one;
 - `kept` is all effort of a rehearsal quest, and of any other quest the share of its rows that is practice of mastered
   levels: of its own skill, of other skills, and of old files out of the rehearsal buffer;
-- `new` is the rest: the level in training and its look-ahead. Files without a skill count to neither.
+- `new` is the rest: the level in training and its look-ahead. A quest that teaches several skills is divided among
+  them by their new rows, its rehearsal with it. Files without a skill count to neither.
 
 A skill is **maxed out** when (a) the multiplier was 5 or more at two consecutive levels; the second may still be in
 training, once it has cost as much effort as the level before it; or (b) the campaign's budget is spent, its next level
@@ -79,43 +80,56 @@ def ceiling() -> float:
     return (REHEARSALS_IN_A_ROW + 1) / (1 - MAX_REHEARSAL)
 
 
-def rehearsal_part(fight: Fight, mastered: int) -> float:
-    """Share of a battle's rows that is practice of what is mastered, 0…1 (1 for a rehearsal quest)."""
+def fresh_parts(fight: Fight, mastered: Mapping[str, int]) -> dict[str, float]:
+    """{skill: share of a battle's rows that teach it something new, 0…1}: what is above its mastered level.
+
+    A rehearsal quest teaches nothing new; what is not in any skill's share is practice of what is mastered.
+    """
+    if fight.skill is None:
+        return {}
     if fight.kind == "rehearsal":
-        return 1.0
-    fresh = sum(share for level, share in fight.mix.items() if level > mastered)
-    others = fight.buffer + sum(share for mix in fight.others.values() for share in mix.values())
-    whole = sum(fight.mix.values()) + others
-    return 1.0 - fresh / whole if whole > 0 else 0.0
+        return {fight.skill: 0.0}
+    every = {fight.skill: fight.mix, **fight.others}
+    whole = sum(share for mix in every.values() for share in mix.values()) + fight.buffer
+    if not whole:
+        return {fight.skill: 1.0}
+    found = {skill: sum(share for level, share in mix.items() if level > mastered.get(skill, 0))
+             for skill, mix in every.items()}  # fmt: skip
+    return {skill: share / whole for skill, share in found.items() if share or skill == fight.skill}
 
 
 def segments(stages: Sequence[Stage], fights: Sequence[Fight]) -> dict[str, list[Segment]]:
-    """{skill: its levels in order, the one in training last (when it has cost anything)}."""
+    """{skill: its levels in order, the one in training last (when it has cost anything)}.
+
+    The effort of a quest that teaches several skills is divided among them by their new rows; each bears that share
+    of its rehearsal too, so that the quest has one multiplier.
+    """
     ends: dict[str, list[int]] = {}
     for stage, at in zip(stages, positions(stages, fights), strict=True):
         ends.setdefault(stage.skill, []).append(at)
-    own: dict[str, list[tuple[int, Fight]]] = {}
+    rows: dict[str, list[list[tuple[Fight, float, float]]]] = {}
     for index, fight in enumerate(fights):
-        if fight.skill is not None:
-            own.setdefault(fight.skill, []).append((index, fight))
+        mastered = {skill: sum(end < index for end in own) for skill, own in ends.items()}
+        parts = fresh_parts(fight, mastered)
+        new = sum(parts.values())
+        for skill, part in parts.items():
+            own = rows.setdefault(skill, [[] for _ in range(len(ends.get(skill, ())) + 1)])
+            weight = part / new if new else 1.0
+            own[mastered.get(skill, 0)].append((fight, weight * fight.effort, 1.0 - new))
     found = {}
-    for skill in sorted({*ends, *own}):
-        passed = sorted(ends.get(skill, []))
-        rows: list[list[tuple[Fight, float]]] = [[] for _ in range(len(passed) + 1)]
-        for index, fight in own.get(skill, []):
-            mastered = sum(end < index for end in passed)
-            rows[mastered].append((fight, rehearsal_part(fight, mastered)))
-        built = [_segment(skill, level, level <= len(passed), row) for level, row in enumerate(rows, 1)]
+    for skill in sorted({*ends, *rows}):
+        passed = len(ends.get(skill, ()))
+        own = rows.get(skill, [[] for _ in range(passed + 1)])
+        built = [_segment(skill, level, level <= passed, row) for level, row in enumerate(own, 1)]
         found[skill] = built if built[-1].shares else built[:-1]
     return found
 
 
-def _segment(skill: str, level: int, passed: bool, rows: Sequence[tuple[Fight, float]]) -> Segment:
-    quests: dict[str | None, float] = {}
-    for fight, part in rows:
-        quests[fight.quest_id] = part  # a quest that was interrupted has several battles
-    new = sum(fight.effort * (1 - part) for fight, part in rows)
-    kept = sum(fight.effort * part for fight, part in rows)
+def _segment(skill: str, level: int, passed: bool, rows: Sequence[tuple[Fight, float, float]]) -> Segment:
+    """Of (battle, effort of it for this skill, share of its rows that was rehearsal)."""
+    quests = {fight.quest_id: part for fight, _, part in rows}  # a quest that was interrupted has several battles
+    new = sum(effort * (1 - part) for _, effort, part in rows)
+    kept = sum(effort * part for _, effort, part in rows)
     return Segment(skill, level, passed, new, kept, tuple(quests.values()))
 
 
