@@ -7,9 +7,14 @@ import shutil
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from realm import db
 from realm.settings import RealmHome
+
+# Time limits on single examples fail on a busy machine and say nothing about the code.
+settings.register_profile("realm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("realm")
 
 
 @pytest.fixture(autouse=True)

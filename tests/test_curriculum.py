@@ -110,7 +110,8 @@ def test_hints_turn_the_knobs_and_say_why():
 
 def test_trials_of_a_quest():
     checks = (Check("bin", 1, "held", 4), Check("bin", 2, "regression", 0), Check("bin", 3, "held", 1))
-    state = SkillState("bin", 30, 3, frozenset({1, 2}), checks=checks)
+    half_known = {4: Seen(0.5, 40, "scout")}
+    state = SkillState("bin", 30, 3, frozenset({1, 2}), checks=checks, seen=half_known)
     plans = plan_trials(state, [1, 2, 3, 4, 5, 6], Knobs(), 7, {("bin", 4): 3})
     probes = [p for p in plans if p.kind == "probe"]
     assert [(p.level, p.max_n) for p in probes] == [(1, 30), (2, 30), (3, 30)]
@@ -125,6 +126,9 @@ def test_trials_of_a_quest():
     assert plan_trials(state, [4, 5], Knobs(hold_trial=True), 7, {})[0].kind == "scout"
     assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={("bin", 4)})[0].kind == "scout", "it had its try"
     assert plan_trials(state, [4, 5], Knobs(), 7, {}, tried={("bin", 3)})[0].kind == "promotion"
+    for seen in ({}, {4: Seen(0.45, 40, "promotion")}):
+        kinds = [p.kind for p in plan_trials(SkillState("bin", 30, 3, seen=seen), [4, 5, 6], Knobs(), 7, {})]
+        assert "promotion" in kinds and "scout" not in kinds, "nothing to see ahead yet"
     closed = make_trial("promotion", state, 2, 7, 0)
     assert (closed.closed, closed.threshold, closed.max_n) == (True, 0.9, 400)
     done = SkillState("bin", 2, 2)
@@ -278,6 +282,14 @@ def test_rehearsal_across_skills_stays_within_its_bounds(world, hint, rehearsals
         assert set(spec.others) == {each.skill for each in others if each.mastered}, "every skill, every time"
     if state.regressed and rehearsals < 2:
         assert sum(spec.mix.get(level, 0) for level in state.regressed) >= 0.7 - 1e-9
+
+
+def test_a_level_that_was_never_checked_is_not_known_to_be_held():
+    passed, checked = Seen(1.0, 40, "promotion"), Seen(1.0, 80, "retention")
+    assert deficits(SkillState("bin", 30, 2, seen={1: passed, 2: checked})) == {1: 0.5, 2: 0.0}
+    assert deficits(SkillState("bin", 30, 1, seen={1: Seen(0.8, 40, "promotion")})) == {1: 1.0}
+    fresh, held = (rehearsal_share(SkillState("bin", 30, 1, seen={1: seen})) for seen in (passed, checked))
+    assert fresh == pytest.approx(0.225) and held == pytest.approx(0.05)
 
 
 def test_rehearsal_is_spaced():

@@ -17,7 +17,7 @@ MAX_LOOKAHEAD = 3
 MAX_REHEARSAL = 0.40
 BASE_REHEARSAL = 0.05  # spaced practice of what is mastered, even when nothing seems forgotten
 HELD_ACCURACY = 0.95  # a mastered level at this accuracy or better has no retention deficit
-UNKNOWN_DEFICIT = 0.5  # of a mastered level that was never checked
+UNKNOWN_DEFICIT = 0.5  # of a mastered level that was never checked since it was passed
 KEPT_WARM = 0.2  # weight of a mastered level without deficit, before spacing
 WEAK_DEFICIT = 0.75  # of a skill that practises a weak primitive
 LEAST_DEFICIT = 0.05  # a finished skill still gets its turn now and then
@@ -157,15 +157,17 @@ _WHY = {"back_off": "overload without progress", "level_up": "recovery and stabl
 
 
 def deficits(state: SkillState) -> dict[int, float]:
-    """{mastered level: retention deficit 0…1}: 0 from 0.95 accuracy on, 1 at the threshold and below."""
+    """{mastered level: retention deficit 0…1}: 0 from 0.95 accuracy on, 1 at the threshold and below.
+
+    What was not examined since its promotion is not known to be held: it counts as `UNKNOWN_DEFICIT` at least.
+    """
     found = {}
     for level in range(1, state.mastered + 1):
         seen = state.seen.get(level)
-        if seen is None:
-            found[level] = UNKNOWN_DEFICIT
-        else:
-            room = max(HELD_ACCURACY - state.threshold, 1e-9)
-            found[level] = min(1.0, max(0.0, (HELD_ACCURACY - seen.accuracy) / room))
+        room = max(HELD_ACCURACY - state.threshold, 1e-9)
+        measured = 0.0 if seen is None else min(1.0, max(0.0, (HELD_ACCURACY - seen.accuracy) / room))
+        unchecked = seen is None or seen.kind == "promotion"
+        found[level] = max(measured, UNKNOWN_DEFICIT) if unchecked else measured
     return found
 
 

@@ -14,6 +14,7 @@ from realm.guild.curriculum import Knobs, SkillState
 from realm.guild.levels import CLOSED_MAX_TABLE, CLOSED_THRESHOLD, LOOKS, RETENTION_MIN_N, wilson
 
 SCOUT_N = 40
+SCOUT_FROM = 0.5  # accuracy at the training level in its last trial
 MANUAL_N = LOOKS[-1]
 PROBE_N = 30
 PROBE_LEVELS = 6  # the highest mastered ones: what the champion is chosen by
@@ -60,10 +61,11 @@ def plan_trials(
     """Trials after a quest that trained the levels in `mix` of a skill, in the order in which they are held.
 
     A promotion trial at the training level (a scout instead while the hint says to wait), also of other skills whose
-    training level was among the rows; scouts at the levels ahead that were trained; retention checks of at most 6
-    mastered levels of any skill: regressed ones always, others when their last check is 3 quests old or older, oldest
-    first. Last, the probe of the highest mastered levels: the same problems every time, so that the checkpoints of a
-    campaign can be compared (contracts B3); it decides no level.
+    training level was among the rows; scouts at the levels ahead that were trained, once the training level is half
+    known (before that they show nothing and cost most of the tokens); retention checks of at most 6 mastered levels of
+    any skill: regressed ones always, others when their last check is 3 quests old or older, oldest first. Last, the
+    probe of the highest mastered levels: the same problems every time, so that the checkpoints of a campaign can be
+    compared (contracts B3); it decides no level.
 
     Args:
         state: the skill of the quest; None after data of no skill.
@@ -83,7 +85,8 @@ def plan_trials(
             # A quest's promotion trial comes after its training, and once: the wait after a fail is kept by that.
             waits = knobs.hold_trial or (name, each.training) in tried
             add("scout" if waits else "promotion", each, each.training)
-    for level in sorted(mix) if state is not None else ():
+    known = state.seen.get(state.training) if state is not None else None
+    for level in sorted(mix) if known is not None and known.accuracy >= SCOUT_FROM else ():
         if level > state.training:
             add("scout", state, level)
     for skill, level in due_checks(every.values()):
