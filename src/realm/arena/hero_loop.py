@@ -32,7 +32,7 @@ from realm.arena.rites import Rites
 from realm.arena.settle import Settled, close_lost, settle
 from realm.guild import campaigns
 from realm.guild.campaigns import lifecycle, method, report
-from realm.guild.skills import SkillError, attach, get_skill
+from realm.guild.skills import SkillError, attach
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile
 from realm.jobs.executor import Executor
 from realm.quests import board, memory
