@@ -229,14 +229,14 @@ def _physics(home: RealmHome) -> Row:
     from realm.heroes.profile import ProfileError, load_profile
 
     try:
-        profile, here = load_profile(_playing(home), home), physics.this_machine()
+        profile, here = load_profile(playing(home), home), physics.this_machine()
         said = physics.refusals(profile, home, here)
         name = f"{profile.name} in mode {modes.mode_name(profile)}"
         if said:
             return Row("Physics", "fail", name, "", "", ". ".join(said))
         found = physics.estimate_of(profile, home, here)
     except ProfileError as error:
-        return Row("Physics", "fail", _playing(home), "", "", str(error))
+        return Row("Physics", "fail", playing(home), "", "", str(error))
     room, where = (here.gpu_bytes, "GPU") if here.gpus else (here.host_bytes, "host")
     fits = found.total <= room
     ask = f"python3 -m training vram --hero {profile.id} names the three cheapest changes"
@@ -244,7 +244,7 @@ def _physics(home: RealmHome) -> Row:
                f"{where} memory", "", "", "" if fits else ask)  # fmt: skip
 
 
-def _playing(home: RealmHome) -> str:
+def playing(home: RealmHome) -> str:
     """The hero that plays; before the first start the one that the settings name."""
     from realm.guild import campaigns
 

@@ -257,3 +257,24 @@ def test_errors_are_pages_with_a_way_back(realm, open_page):
     page.goto(realm.url("/battle/nope"))
     page.get_by_role("link", name="Back to the Tavern").click()
     page.wait_for_selector("[data-battle-state]")
+
+
+def test_the_memory_calculator_answers_without_a_new_page(realm, open_page):
+    page = open_page("/settings")
+    page.select_option("#p-vram select[name=hero]", "flo")
+    page.locator("#p-vram p[role=status]", has_text="FLO").wait_for()
+    page.fill("#p-vram input[name=gb]", "16")
+    page.select_option("#p-vram select[name=mode]", "full")
+    page.locator("#p-vram p[role=status]", has_text="it does not fit").wait_for()
+    asked = {"hero": "flo", "mode": "full", "gb": 16}
+    told = httpx.get(realm.url("/api/vram"), params=asked).json()
+    assert page.inner_text("#v-total") == f"{told['estimate']['corrected'] / 1e9:.1f} GB"
+    key = page.inner_text(".stack-key")
+    assert all((name in key) == (size > 0) for name, size in told["estimate"]["parts"].items())
+    widths = page.eval_on_selector_all(".stack > i:not([hidden])", "all => all.map(i => i.offsetWidth)")
+    assert len(widths) == sum(size > 0 for size in told["estimate"]["parts"].values()) and min(widths) >= 2
+    for row in told["modes"]:
+        assert f"{row['total'] / 1e9:.1f} GB" in page.inner_text("#p-vram table")
+    assert page.locator("#p-vram ol li").count() == len(told["cheaper"]) > 0
+    page.goto(realm.url("/settings?hero=pip&mode=lora&batch_size=2"))  # the form also works without script
+    assert page.input_value("#p-vram input[name=batch_size]") == "2" and "it fits" in page.inner_text("#p-vram")

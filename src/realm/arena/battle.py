@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from realm import db, schools
-from realm.arena import physics, token_maps, trial
+from realm.arena import physics, token_maps, trial, vram
 from realm.arena.pulse import POLL_S, Hits, Order, Orders, Pulse
 from realm.guild import campaigns
 from realm.guild.skills import Skill, attach, get_skill
@@ -92,6 +92,7 @@ class Worker:
         self.engine = db.connect(home)
         self.orders = Orders(home, os.getppid())
         self.held: Held | None = None
+        self.measured = False  # its peak of memory was noted
 
     def run(self) -> None:
         """Serve battles until told to leave."""
@@ -370,6 +371,7 @@ class _Battle:
                               quest.context)  # fmt: skip
         except chassis.TrainingError as error:
             raise BattleFailed(error.code, str(error)) from error
+        self._note_memory(held)
         self._look_at_tokens(held)
         return order
 
@@ -380,6 +382,16 @@ class _Battle:
         eye = oracle_eye.eye_of(self.profile, self.quest.context.options)
         maps = oracle_eye.hardest(held.hero, self.quest.rows, eye)
         self._write(lambda connection: token_maps.record(connection, self.row["id"], held.step, maps))
+
+    def _note_memory(self, held: Held) -> None:
+        """The first quest of this process tells the calculator what it really took; later peaks may be a trial's."""
+        from realm.heroes.model import peak_memory
+
+        longest = max((len(row.ids) for row in self.quest.rows if hasattr(row, "ids")), default=0)
+        if self.worker.measured or not longest or held.step - self.quest.start_step < 2:
+            return
+        self.worker.measured = True
+        vram.note_battle(self.home, self.profile, longest, peak_memory())
 
     def _carry_over(self, held: Held) -> None:
         """Keep the optimizer when school family, physics and parameters match; else begin it anew and say why."""

@@ -263,7 +263,12 @@ class _Sizes:
             return 0
         if modes.adapter(self.profile):
             return 2 * self.trained
-        return 2 * (self.shape.linear + self.shape.embedding) if self.kept == 4 else 0
+        return 2 * (self.shape.linear + self.shape.embedding) if self.copied else 0
+
+    @property
+    def copied(self) -> bool:
+        """Whether fp32 weights are computed with in bf16."""
+        return self.kept == 4 and self.profile.training_defaults.precision == "bf16"
 
     def per_layer(self, factors: Factors) -> float:
         sizes = (self.shape.hidden, self.shape.queries, self.shape.keys, self.shape.intermediate)
@@ -279,12 +284,21 @@ class _Sizes:
         return round(self.per_layer(LIVE[self.kind]))
 
     def logits(self) -> int:
-        """Logits that exist at once; every part beyond the first adds its gradient of the head to the others'."""
-        whole = LOGITS * self.load.tokens * self.shape.vocabulary
+        """Logits that exist at once. Of a head that is trained, chunks add up their gradients: the sum so far, the next
+        and their new sum are there together (measured)."""
         if not self.load.chunked or self.load.tokens * self.shape.vocabulary <= modes.LOGITS_AT_ONCE:
-            return whole
-        sums = 0 if modes.adapter(self.profile) else 2 * self.kept * self.shape.embedding
-        return LOGITS * modes.LOGITS_AT_ONCE + sums
+            return LOGITS * self.load.tokens * self.shape.vocabulary
+        if modes.adapter(self.profile):
+            sums = 0
+        elif self.copied:  # autocast keeps a bf16 copy of the head, whose gradients are summed in place
+            sums = 2 * 2 * self.shape.embedding + 4 * modes.LOGITS_AT_ONCE
+        else:
+            sums = 3 * self.kept * self.shape.embedding
+        return max(LOGITS * modes.LOGITS_AT_ONCE, sums)
+
+    def tied(self) -> int:
+        """Gradients of a tied embedding beyond its own: from head and input, before they are one (measured)."""
+        return 2 * self.kept * self.shape.embedding if self.shape.tied and not modes.adapter(self.profile) else 0
 
     def cache(self) -> int:
         """Keys and values of a trial's answers; the buffer doubles, so it is at most twice what is filled."""
@@ -320,35 +334,42 @@ def optimizer_bytes(profile: HeroProfile, shape: Shape) -> int:
     return 8 * shape.parameters
 
 
+def instants(
+    profile: HeroProfile, shape: Shape, load: Load, every_gradient: bool = False
+) -> dict[str, dict[str, int]]:  # fmt: skip
+    """What comes and goes, by instant. `every_gradient`: as if no gradient were freed early (fused, DeepSpeed)."""
+    sizes = _Sizes(shape, profile, load)
+    gradients = sizes.kept * shape.parameters if every_gradient and not modes.adapter(profile) else sizes.gradients()
+    waiting = gradients if load.gradient_accumulation > 1 or (profile.deepspeed_config and not every_gradient) else 0
+    live, held, copies = sizes.live(), sizes.held(), sizes.copies()
+    head = sizes.kept * shape.embedding if not modes.adapter(profile) else 0
+    return {
+        "at the loss": {"compute copies": copies, "activations": held, "logits": sizes.logits(),
+                        "gradients": waiting},
+        "when the backward pass begins": {
+            "activations": held + live if load.gradient_checkpointing else held, "gradients": max(waiting, head),
+            "compute copies": 0 if load.gradient_checkpointing else copies},
+        "at the end of the backward pass": {"gradients": gradients + sizes.tied(), "activations": live},
+        "in a trial": {"kv cache": sizes.cache(), "compute copies": copies},
+    }  # fmt: skip
+
+
 def estimate(profile: HeroProfile, shape: Shape, load: Load) -> Estimate:
     """Bytes at the worst instant of training and of the trial after it.
 
-    total = weights + adapters + optimizer + the worst of {at the loss: copies + held activations + logits (+ gradients
-    when they are accumulated); end of the backward pass: gradients + one layer; a trial: keys and values}
-    + reference + teacher + fragmentation + context.
+    total = weights + adapters + optimizer + the worst of `instants` + reference + teacher + fragmentation + context.
     """
-    sizes = _Sizes(shape, profile, load)
-    gradients, live, held, copies = sizes.gradients(), sizes.live(), sizes.held(), sizes.copies()
-    waiting = gradients if load.gradient_accumulation > 1 or profile.deepspeed_config else 0
-    one = sizes.kept * shape.embedding if shape.tied and not modes.adapter(profile) else 0
-    instants = {
-        "at the loss": {"compute copies": copies, "activations": held, "logits": sizes.logits(),
-                        "gradients": waiting},
-        "in the backward pass of the last layer": {"activations": held + live if load.gradient_checkpointing else held,
-                                                   "gradients": max(waiting, one)},
-        "at the end of the backward pass": {"gradients": gradients, "activations": live},
-        "in a trial": {"kv cache": sizes.cache(), "compute copies": copies},
-    }  # fmt: skip
-    instant = max(instants, key=lambda name: sum(instants[name].values()))
+    sizes, found = _Sizes(shape, profile, load), instants(profile, shape, load)
+    instant = max(found, key=lambda name: sum(found[name].values()))
     copy = 2 * load.teacher + (sizes.weights() if load.reference and not modes.adapter(profile) else 0)
-    found = {
+    bytes_of = {
         "weights": sizes.weights(), "adapters": 4 * sizes.trained if modes.adapter(profile) else 0,
-        "optimizer": sizes.optimizer(), "reference": copy, **instants[instant],
+        "optimizer": sizes.optimizer(), "reference": copy, **found[instant],
     }  # fmt: skip
     on_gpu = load.device == "cuda"
-    found["fragmentation"] = round(FRAGMENTATION * sum(found.values())) if on_gpu else 0
-    found["context"] = CONTEXT if on_gpu else HOST_PROCESS["cpu"]
-    parts = {name: found.get(name, 0) for name in PARTS}
+    bytes_of["fragmentation"] = round(FRAGMENTATION * sum(bytes_of.values())) if on_gpu else 0
+    bytes_of["context"] = CONTEXT if on_gpu else HOST_PROCESS["cpu"]
+    parts = {name: bytes_of.get(name, 0) for name in PARTS}
     return Estimate(parts, _host(sizes, parts), instant, load.device)
 
 

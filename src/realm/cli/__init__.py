@@ -28,6 +28,7 @@ from realm.cli.shelf import shelf_app
 from realm.cli.skill import skill_app
 from realm.cli.temple import temple_app
 from realm.cli.vault import vault_app
+from realm.cli.vram import vram_app
 from realm.settings import SettingsError, realm_home
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(realm_app)
 app.add_typer(temple_app)
+app.add_typer(vram_app)
 for name, group in (("quest", quest_app), ("battle", battle_app), ("trial", trial_app), ("skill", skill_app),
                     ("vault", vault_app), ("hero", hero_app), ("campaign", campaign_app), ("ledger", ledger_app),
                     ("module", module_app), ("forge", forge_app), ("primitive", primitive_app),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -47,6 +48,15 @@ Weigh = Callable[[Tensor, Tensor], Tensor]
 def device() -> torch.device:
     """Where heroes live: the first CUDA device, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def peak_memory() -> int:
+    """Bytes this process has held at most: reserved on the GPU with the context of CUDA, else resident host memory."""
+    if not torch.cuda.is_available():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    free, total = torch.cuda.mem_get_info()
+    context = max(0, total - free - torch.cuda.memory_reserved())  # of every process on it; it should be ours alone
+    return torch.cuda.max_memory_reserved() + min(context, 2**31)
 
 
 def shipped_tokenizer() -> Path:

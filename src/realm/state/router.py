@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict
 from realm import db, events
 from realm.guild import campaigns
 from realm.guild.skills import SkillError, get_skill
+from realm.heroes.profile import ProfileError
 from realm.jobs import routes as jobs
 from realm.settings import RealmHome
-from realm.state import orders, queries, uploads
+from realm.state import orders, queries, uploads, vram_asked
 from realm.state.guard import Guard
 from realm.state.progression import Progression, progression
 from realm.state.reader import snapshot
@@ -64,6 +65,7 @@ def make_router(home: RealmHome, hub: Hub) -> APIRouter:
     router = APIRouter(prefix="/api")
     _reads(router, home, hub)
     _battle_reads(router, hub)
+    _memory(router, home, hub)
     _orders(router, hub)
     _quest_orders(router, hub)
     _inbox(router, home)
@@ -135,6 +137,16 @@ def _reads(router: APIRouter, home: RealmHome, hub: Hub) -> None:
         if found is None:
             raise HTTPException(404, f"no order {command_id}; it was never given here")
         return found
+
+
+def _memory(router: APIRouter, home: RealmHome, hub: Hub) -> None:
+    @router.get("/vram")
+    def memory(ask: Annotated[vram_asked.Ask, Query()]) -> dict[str, Any]:
+        """What memory training a hero takes, by the one formula; see `training vram`."""
+        try:
+            return vram_asked.answer(home, hub.engine, ask)
+        except ProfileError as error:
+            raise HTTPException(422, str(error)) from error
 
 
 def _battle_reads(router: APIRouter, hub: Hub) -> None:

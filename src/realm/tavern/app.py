@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from realm import db, events
 from realm.settings import RealmHome
-from realm.state import machine, queries, router
+from realm.state import machine, queries, router, vram_asked
 from realm.state.stream import Hub
 from realm.tavern import oracle
 from realm.tavern.views import home as home_views
@@ -149,11 +149,19 @@ def _panels(app: FastAPI, tavern: Tavern) -> None:
                 raise HTTPException(404, f"no battle {id}")
         return tavern.render("panels/battle.j2", lambda c, f: {"battle": pages.battle(c, f, id)})
 
+    @app.get("/ui/panels/vram", response_class=HTMLResponse)
+    def vram_panel(ask: Annotated[vram_asked.Ask, Query()]):
+        return tavern.render("panels/vram.j2", lambda c, f: _vram(tavern, f, ask))
+
     @app.get("/ui/panels/{name}", response_class=HTMLResponse)
     def panel(name: str):
         if name not in PANELS:
             raise HTTPException(404, f"no panel {name}")
         return tavern.render(f"panels/{name}.j2", PANELS[name])
+
+
+def _vram(tavern: Tavern, f: Facts, ask: vram_asked.Ask) -> dict[str, Any]:
+    return {"vram": pages.vram(f, tavern.hub.engine, ask)}
 
 
 def _pages(app: FastAPI, tavern: Tavern) -> None:
@@ -183,9 +191,13 @@ def _pages(app: FastAPI, tavern: Tavern) -> None:
         return tavern.render("pages/battle.j2", lambda c, f: {"battle": pages.battle(c, f, key)}, title="Battle",
                              page="/battle")  # fmt: skip
 
+    @app.get("/settings", response_class=HTMLResponse)
+    def settings(ask: Annotated[vram_asked.Ask, Query()]):
+        return tavern.render("pages/settings.j2", lambda c, f: {"table": pages.settings(f), **_vram(tavern, f, ask)},
+                             title="Settings", page="/settings")  # fmt: skip
+
     simple = {"vault": PANELS["vault"], "temple": PANELS["temple"],
               "campaign": lambda c, f: {"story": pages.campaign(c, f)},
-              "settings": lambda c, f: {"table": pages.settings(f)},
               "jobs": lambda c, f: {"battles": queries.battles(c, f.snapshot.campaign.id)},
               "oracle": lambda c, f: {"oracle": oracle.page(c, f, tavern.hub.engine)}}  # fmt: skip
     for name, build in simple.items():

@@ -11,8 +11,9 @@ from realm.guild.levels import CLOSED_THRESHOLD, wilson
 from realm.guild.primitives import profile
 from realm.guild.progress import TRIAL_KINDS
 from realm.guild.progression import combat
+from realm.heroes.modes import TITLES
 from realm.heroes.profile import ProfileError, list_profiles
-from realm.state import progression, queries, reader, uploads
+from realm.state import progression, queries, reader, uploads, vram_asked
 from realm.tavern.views import drawings, log, words
 from realm.tavern.views.home import Facts
 
@@ -297,3 +298,16 @@ def settings(f: Facts) -> dict[str, Any]:
         default = "not set" if name == "token" else field.default
         rows.append((name, shown, default, field.description or ""))
     return {"rows": rows, "file": str(f.home.root / "settings.yaml")}
+
+
+def vram(f: Facts, engine: sa.Engine, ask: vram_asked.Ask) -> dict[str, Any]:
+    """The memory calculator with its form filled in; `wrong` says why there is no answer."""
+    try:
+        heroes = [(p.id, p.name) for p in list_profiles(f.home)]
+        told = vram_asked.answer(f.home, engine, ask)
+    except ProfileError as error:
+        return {"ask": ask, "heroes": [], "titles": list(TITLES.items()), "told": None, "parts": [],
+                "wrong": str(error)}  # fmt: skip
+    parts, room = told["estimate"]["parts"], max(told["room"], told["estimate"]["total"])
+    return {"ask": ask.model_copy(update={"hero": told["hero"]}), "heroes": heroes, "titles": list(TITLES.items()),
+            "told": told, "parts": [(name, size, 100 * size / room) for name, size in parts.items()], "wrong": ""}
