@@ -60,7 +60,7 @@ def smoke(play, tmp_path) -> list[tuple[int, list[str]]]:
             "campaign budget pip-1 --tokens 5000", f"vault rollback {checkpoint}"]  # fmt: skip
     plain = ["status --json", "quest list", "quest list --all --json", f"quest report {quest}", "skill list",
              "skill list --all", "passives show", "skill levels bin",
-             "skill generate bin --level 2 --count 3", "vault list", "hero list",
+             "skill generate bin --level 2 --count 3", "vault list", "hero list", "vram --hero flo",
              "hero show pip", "status", "ledger show", "ledger recompute --json", "campaign list",
              "campaign list --json", "campaign hall", "campaign report", "campaign report pip-1 --json",
              "campaign export-method pip-1", "module list", "module install carry-drill", "module info carry-drill",
