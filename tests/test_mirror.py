@@ -104,7 +104,7 @@ def test_an_answer_that_tells_an_exam_problem_makes_no_row(hero, context, monkey
     monkeypatch.setattr(sparring, "_alike", lambda answer, golden: True)
     monkeypatch.setattr(hero, "answer", lambda conversations, room, interrupted: [
         (secret if i == 2 else p.golden, 1) for i, p in enumerate(asked)])  # fmt: skip
-    monkeypatch.setattr(sparring, "aimed", lambda candidates, weak, count: asked)
+    monkeypatch.setattr(mirror, "problems", lambda raw, context: asked)
     mirror.prepare(hero, raws(), context[0])
     told, score = sparring.read_session(context[0].folder / sparring.FILE)
     assert score.left_out == {f"holds a problem of the trial split of {SKILL}": 1}

@@ -276,7 +276,8 @@ def _three(bout: Bout, corner: Corner) -> list[dict[str, Any]]:
     for kind, (answer, request, reply) in turns.items():
         asked = ASK.format(problem=problem.prompt, answer=answer, request=request)
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
-        rows.append({"messages": messages, "type": kind, **_facts(bout), **corner.marks()})
+        rows.append({"messages": messages, "type": kind, **_facts(problem), "negative": bout.source,
+                     **corner.marks()})
     return rows
 
 
@@ -286,20 +287,19 @@ def duels(bouts: Iterable[Bout], corner: Corner, near_misses: bool = False) -> l
     Args:
         near_misses: also pairs whose rejected answer is a near miss.
     """
-    return [{"prompt": bout.problem.prompt, "chosen": bout.problem.golden, "rejected": bout.wrong, **_facts(bout),
-             **corner.marks()}
+    return [{"prompt": bout.problem.prompt, "chosen": bout.problem.golden, "rejected": bout.wrong,
+             **_facts(bout.problem), "negative": bout.source, **corner.marks()}
             for bout in bouts if bout.source == "own" or near_misses and bout.source]  # fmt: skip
 
 
-def plain(bout: Bout, corner: Corner) -> dict[str, Any]:
-    """The asked problem with its golden answer, as the Scribe trains it; what was asked ages with the rest."""
-    return {"messages": bout.problem.messages, "type": PLAIN, **_facts(bout), **corner.marks()}
+def plain(problem: Problem, corner: Corner) -> dict[str, Any]:
+    """A problem with its golden answer, as the Scribe trains it; it ages with the rows beside it."""
+    return {"messages": problem.messages, "type": PLAIN, **_facts(problem), **corner.marks()}
 
 
-def _facts(bout: Bout) -> dict[str, Any]:
-    problem = bout.problem
+def _facts(problem: Problem) -> dict[str, Any]:
     return {"skill": problem.skill, "level": problem.level, "canonical": problem.canonical, "id": problem.id,
-            "origin": ORIGIN, "negative": bout.source}  # fmt: skip
+            "origin": ORIGIN}  # fmt: skip
 
 
 # --- expiry -------------------------------------------------------------------------------------------------------
