@@ -91,7 +91,7 @@ def test_every_command_runs(home, play, run, tmp_path):
         "show", "compare", "lineage", "zones", "promote", "pin", "unpin", "tag", "untag", "move", "delete", "restore",
         "empty-trash", "retention", "export", "exports", "import")} | {("groundskeeper",)}
     elsewhere |= {("shelf", name) for name in ("add", "list", "remove", "search")}  # tests/test_shelf.py
-    elsewhere |= {("temple",)}  # it asks the whole realm: tests/test_temple.py
+    elsewhere |= {("temple",), ("momentum",)}  # they ask the whole realm: tests/test_temple.py, test_momentum.py
     assert called | started | elsewhere == every_command()
     for code, words in lines:
         got, out, err = run(*words)

@@ -506,22 +506,23 @@ def test_guard_and_rollback_from_the_command_line(realm, capsys):
 
 def test_every_alert_of_the_guard_has_a_button_that_works(realm):
     """The action of the alert is one that the page can give and the arena knows."""
-    from realm.tavern.views.home import _act
+    from realm.state.momentum import act_of
 
     def button() -> dict:
         action = realm.alerts()[-1]["payload"]["action"]
         assert action["kind"] in commands.HANDLERS
-        return _act(action)
+        return act_of(action).model_dump()
 
     realm.collapsing()
     with db.read(realm.engine) as connection:
         newest = campaigns.parent_checkpoint(connection, realm.campaign)["id"]
     rollback.guard(realm.home, realm.engine, realm.campaign)
-    assert button()["path"] == f"checkpoints/{newest}/rollback"
+    undo = button()
+    assert (undo["kind"], undo["payload"]) == ("hero.rollback", {"checkpoint_id": newest}) and undo["confirm"]
     for file in realm.home.vault.rglob("model.safetensors"):
         file.write_bytes(b"other")
     realm.clock, realm.run = db.now() + 10, realm.runs()[-1]["id"]
     with db.write(realm.engine) as connection:
         connection.execute(sa.update(db.quests).values(finished_at=realm.clock))
     assert rollback.guard(realm.home, realm.engine, realm.campaign).rests
-    assert button() == {"path": "battle/resume", "label": "Go on", "confirm": ""}
+    assert button() == {"kind": "battle.resume", "payload": {}, "label": "Go on", "confirm": ""}

@@ -15,6 +15,7 @@ from tavern_kit import Play, fresh_home
 
 from realm import db, events, lore, services
 from realm.guild.strain import ZONES, zone_of
+from realm.state import momentum
 from realm.state.reader import read_snapshot
 from realm.state.stream import hub_of
 from realm.tavern import app as tavern_app
@@ -238,12 +239,12 @@ def test_notice_order_worst_first(home, play):
     assert notice() is None
     play.arm(steps=2000)
     play.begin()
-    play.train(home_views.OVERLOAD_STEPS + 20, loss=2.0, batch=70)
+    play.train(momentum.OVERLOAD_STEPS + 20, loss=2.0, batch=70)
     play.train(30, loss=3.0)
     assert notice()["title"] == "PIP is overloaded." or read_snapshot(home).battle.hint != "back_off"
     play.emit("alert", "Quest q failed.", "trouble", alert_id="q", code="x",
               action={"kind": "quest.retry", "payload": {"quest_id": play.quest}})  # fmt: skip
-    assert notice()["act"]["path"] == f"quests/{play.quest}/retry"
+    assert notice()["act"]["path"].startswith("momentum/alert-") and notice()["act"]["label"] == "Retry the quest"
     play.emit("alert", "The disk is full.", "trouble", alert_id="d", code="disk", fix="Make room.")
     assert notice()["act"] is None
     assert notice()["title"] == "The disk is full." and "Make room." in notice()["text"]
@@ -254,9 +255,9 @@ def test_notice_order_worst_first(home, play):
 def test_no_overload_alarm_before_120_steps(home, play):
     play.arm(steps=2000)
     play.begin()
-    play.train(home_views.OVERLOAD_STEPS - 1, loss=2.0, batch=70)
+    play.train(momentum.OVERLOAD_STEPS - 1, loss=2.0, batch=70)
     with db.read(play.engine) as connection:
-        assert home_views._overload(connection, home_views.facts(connection, home)) is None
+        assert momentum.momentum(connection, home).blockers == ()
 
 
 def test_clerics_report_in_words():

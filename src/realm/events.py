@@ -41,7 +41,7 @@ KINDS: dict[str, str] = {
     "campaign": "campaign_id, state, name",
     "alert": "alert_id, code, what, why, fix, action?: {kind, payload} of the command that mends it",
     "incident": "code, what, evidence",
-    "temple": "order, status, critical, by, fails, warns: an order of the Temple gave its verdict",
+    "temple": "order, status: asked | verdict, critical?, by?, fails?, warns?",
     "service": "service, state, detail",
     "mode": "mode: train|rest, reason",
     "job": "job_id, kind, state: pending|running|succeeded|failed|cancelled, attempt, worker?, error?",

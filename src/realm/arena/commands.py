@@ -444,6 +444,7 @@ def _ask_temple(connection: sa.Connection, home: RealmHome, payload: Mapping[str
     order = payload.get("order", "all")
     if order != "all" and order not in [each.id for each in ORDERS]:
         raise Refused(f"no order {order!r}; the nine are {', '.join(each.id for each in ORDERS)}")
+    events.emit(connection, "temple", f"The Temple is asked: {order}.", "info", order=order, status="asked")
     return Later({"order": order, "fix": bool(payload.get("fix")), "wants": "temple"})
 
 
@@ -465,7 +466,7 @@ def _condemn(connection: sa.Connection, home: RealmHome, payload: Mapping[str, A
     row = connection.execute(sa.select(db.checkpoints).where(db.checkpoints.c.id == checkpoint_id)).mappings().first()
     if row is None:
         raise Refused(f"no checkpoint {checkpoint_id}; `python3 -m training vault list` names them")
-    faults = checkpoints.verify(home.root / row["path"], row["manifest_sha256"])
+    faults = zones.faults_of(home, row)
     if not faults:
         raise Refused(f"checkpoint {checkpoint_id} is whole: every byte is as the ledger has it")
     return Done({"checkpoint_id": checkpoint_id, "condemned": checkpoints.condemn_in(connection, row, faults)})

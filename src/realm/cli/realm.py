@@ -88,19 +88,23 @@ def stop_all() -> None:
 @realm_app.command()
 def status(as_json: Json = False) -> None:
     """Show the realm's current state: the same snapshot the pages show."""
-    from realm import services, supervise
+    from realm import db, services, supervise
+    from realm.state.momentum import momentum
     from realm.state.reader import read_snapshot
 
     home = RealmHome()
     engine = open_db(home)
     snapshot = read_snapshot(home, engine)
     title, debuffs = ("", []) if as_json else _deeds(engine, snapshot.campaign.id)
+    with db.read(engine) as connection:
+        blockers = momentum(connection, home, snapshot).blockers
     engine.dispose()
     states = supervise.process_states(home)
     if as_json:
         data = snapshot.model_dump(mode="json")
         data["home"], data["inbox"] = str(home.root), str(home.inbox)
         data["shelf"] = str(home.root / "knowledge")
+        data["blockers"] = [blocker.model_dump() for blocker in blockers]
         data["services"] = None if states is None else {s.name: s.state for s in states}
         say(data, True, "")
         return
@@ -125,6 +129,11 @@ def status(as_json: Json = False) -> None:
     print(f"tavern     {services.url(home.settings, 'tavern')}")
     print(f"inbox      {home.inbox}")
     print(f"shelf      {home.root / 'knowledge'}")
+    for blocker in blockers:
+        word = "blocked" if blocker.weight == "stop" else blocker.weight
+        print(f"{word:<10} {blocker.plain} {blocker.why} {blocker.fix}")
+    if blockers:
+        print("           every one with its remedy: python3 -m training momentum")
 
 
 def _deeds(engine, campaign_id: str | None) -> tuple[str, list[tuple[str, str]]]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from realm.cli.common import Json, Refused, open_db, say
+from realm.cli.common import order as give_order
 from realm.settings import RealmHome
 
 temple_app = typer.Typer()
@@ -54,6 +55,43 @@ def temple(
     else:
         print(f"\nfailed: {', '.join(failed)}" if failed else "\nno order fails")
     raise typer.Exit(1 if failed else 0)
+
+
+@temple_app.command()
+def momentum(
+    do: Annotated[str | None, typer.Option("--do", metavar="ID", help="Give the order of this blocker.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what stands in the way: what was tried, why it failed, how to mend it. Exit code 1 when something does."""
+    from realm import db
+    from realm.state.momentum import momentum as look
+
+    home = RealmHome()
+    engine = open_db(home)
+    with db.read(engine) as connection:
+        found = look(connection, home).blockers
+    engine.dispose()
+    if do is not None:
+        chosen = next((blocker for blocker in found if blocker.id == do), None)
+        if chosen is None or chosen.act is None:
+            known = ", ".join(blocker.id for blocker in found if blocker.act) or "none"
+            raise Refused(f"no blocker {do!r} carries an order; those that do: {known}")
+        give_order(chosen.act.kind, chosen.act.payload, as_json)
+        return
+    text = "\n".join(blocker_lines(blocker) for blocker in found) or "nothing stands in the way"
+    say({"blockers": [blocker.model_dump() for blocker in found]}, as_json, text)
+    raise typer.Exit(1 if any(blocker.weight != "note" for blocker in found) else 0)
+
+
+def blocker_lines(blocker: Any) -> str:
+    """One blocker as `momentum` and `status` print it."""
+    lines = [f"{blocker.weight:<10} {blocker.plain}"]
+    lines += [f"           {name}: {text}" for name, text in (("tried", blocker.what), ("why", blocker.why),
+                                                            ("remedy", blocker.fix), ("command", blocker.command))
+              if text]  # fmt: skip
+    if blocker.act:
+        lines.append(f"           {blocker.act.label}: python3 -m training momentum --do {blocker.id}")
+    return "\n".join(lines)
 
 
 def _asked(home: RealmHome, sparing: bool):

@@ -25,10 +25,13 @@ from realm.jobs import routes as jobs
 from realm.settings import RealmHome
 from realm.state import orders, queries, uploads, vram_asked
 from realm.state.guard import Guard
+from realm.state.momentum import Momentum, find, momentum
 from realm.state.progression import Progression, progression
 from realm.state.reader import snapshot
 from realm.state.snapshot import RealmSnapshot
 from realm.state.stream import EventStream, Hub, hub_of
+from realm.state.temple import TempleState, temple
+from realm.temple.orders import ORDERS
 from realm.vault.champion import crowned
 
 Key = Annotated[str | None, Header(alias="Idempotency-Key")]
@@ -54,6 +57,10 @@ class Trial(_Body):
     level: int | None = None
 
 
+class Ask(_Body):
+    fix: bool = False
+
+
 class Accepted(BaseModel):
     """An order was noted; its result comes as a `command` event with this id."""
 
@@ -69,6 +76,7 @@ def make_router(home: RealmHome, hub: Hub) -> APIRouter:
     _orders(router, hub)
     _quest_orders(router, hub)
     _inbox(router, home)
+    _temple(router, home, hub)
     jobs.add(router, home, hub)
     return router
 
@@ -262,6 +270,38 @@ def _known(hub: Hub, quest_id: str) -> dict[str, str]:
         if connection.execute(table.select().where(table.c.id == quest_id)).first() is None:
             raise HTTPException(404, f"no quest {quest_id}; /api/quests names them")
     return {"quest_id": quest_id}
+
+
+def _temple(router: APIRouter, home: RealmHome, hub: Hub) -> None:
+    @router.get("/temple")
+    def temple_now() -> TempleState:
+        """The nine orders with their newest verdicts, and the ledger of blessings with its sum."""
+        with db.read(hub.engine) as connection:
+            return temple(connection)
+
+    @router.post("/temple/{order}", status_code=202)
+    def ask(order: str, body: Annotated[Ask | None, Body()] = None, key: Key = None) -> Accepted:
+        """Ask one order, or `all`; its verdict comes as a `temple` event."""
+        if order != "all" and order not in [each.id for each in ORDERS]:
+            raise HTTPException(404, f"no order {order}; the nine are {', '.join(each.id for each in ORDERS)}, or all")
+        return _give(hub, "temple.run", {"order": order, "fix": bool(body and body.fix)}, key)
+
+    @router.get("/momentum")
+    def momentum_now() -> Momentum:
+        """What stands in the way: what was tried, why it failed, how to mend it, and the order that does."""
+        with db.read(hub.engine) as connection:
+            return momentum(connection, home)
+
+    @router.post("/momentum/{blocker_id}", status_code=202)
+    def act(blocker_id: str, key: Key = None) -> Accepted:
+        """Give the order that a blocker carries."""
+        with db.read(hub.engine) as connection:
+            blocker = find(connection, home, blocker_id)
+        if blocker is None:
+            raise HTTPException(404, "this stands in the way no more; /api/momentum names what does")
+        if blocker.act is None:
+            raise HTTPException(409, f"no order mends this: {blocker.fix} {blocker.command or ''}".strip())
+        return _give(hub, blocker.act.kind, blocker.act.payload, key)
 
 
 def _inbox(router: APIRouter, home: RealmHome) -> None:

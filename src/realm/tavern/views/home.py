@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -14,13 +15,11 @@ from realm import db, services
 from realm.heroes.profile import HeroProfile, ProfileError, load_profile, parse_profile
 from realm.quests import board
 from realm.settings import RealmHome
-from realm.state import machine, progression, queries, reader, uploads
+from realm.state import machine, momentum, progression, queries, reader, uploads
 from realm.state.snapshot import RealmSnapshot
 from realm.tavern.views import drawings, log, words
 
 GHOST_STEPS = 100
-OVERLOAD_STEPS = 120
-ALERT_S = 1800.0
 METHODS = {"full": "Full fine-tune", "lora": "LoRA", "qlora": "QLoRA"}
 
 
@@ -236,63 +235,19 @@ def log_panel(connection: sa.Connection, f: Facts, show: str = "deeds") -> dict[
 
 
 def notice(connection: sa.Connection, f: Facts) -> dict[str, Any] | None:
-    """The one thing that needs a person now, worst first; None when nothing does."""
-    if not f.arena_alive:
-        return {"id": "arena", "zone": "overload", "title": "No word from the arena.",
-                "plain": "The hero loop is not running.",
-                "text": "Nothing trains and no order is carried out until it does.",
-                "command": "python3 -m training start-all", "act": None}  # fmt: skip
-    disk = uploads.limits(f.home)
-    if disk["free"] < max(1e9, 2 * disk["keep_free"]):
-        return {"id": "disk", "zone": "overload", "title": "The Vault is nearly full.", "plain": "Disk space is low.",
-                "text": f"{words.size(disk['free'])} are free on the disk of {f.home.root}; checkpoints are refused "
-                        f"below {words.size(disk['keep_free'])}.", "command": None, "act": None}  # fmt: skip
-    return _alert(connection) or _overload(connection, f)
+    """The one thing that needs a person now, worst first; None when nothing does. `more`: how many others there are."""
+    found = blockers(connection, f)
+    wanted = [blocker for blocker in found if blocker["weight"] != "note"]
+    return {**wanted[0], "more": len(wanted) - 1} if wanted else None
 
 
-def _alert(connection: sa.Connection) -> dict[str, Any] | None:
-    """The newest alert or incident, for half an hour."""
-    for event in queries.log(connection, kinds=("alert", "incident"), levels=("trouble",), limit=1):
-        if event.t < db.now() - ALERT_S:
-            return None
-        p = event.payload
-        text = " ".join(str(p[key]) for key in ("why", "fix") if p.get(key) and p[key] != event.text)
-        key = p.get("alert_id") or event.id
-        return {"id": f"alert-{key}-{event.id}", "zone": "overload", "title": event.text, "plain": event.text,
-                "text": text, "command": None, "act": _act(p.get("action"))}  # fmt: skip
-    return None
+def blockers(connection: sa.Connection, f: Facts) -> list[dict[str, Any]]:
+    """Everything in the way, as pages print it."""
+    return [_blocker(each) for each in momentum.momentum(connection, f.home, f.snapshot).blockers]
 
 
-def _act(action: Any) -> dict[str, str] | None:
-    """The one-click remedy that an alert carries, as an order this page can give; None for one it cannot."""
-    if not isinstance(action, dict):
-        return None
-    payload = action.get("payload", {})
-    if action.get("kind") == "quest.retry" and payload.get("quest_id"):
-        return {"path": f"quests/{payload['quest_id']}/retry", "label": "Retry the quest", "confirm": ""}
-    if action.get("kind") == "battle.resume":
-        return {"path": "battle/resume", "label": "Go on", "confirm": ""}
-    if action.get("kind") == "battle.stop":
-        return {"path": "battle/stop", "label": "Rest", "confirm": ""}
-    if action.get("kind") == "hero.rollback" and payload.get("checkpoint_id"):
-        return {"path": f"checkpoints/{payload['checkpoint_id']}/rollback", "label": "Undo",
-                "confirm": "Go back to the newer checkpoint? Nothing is deleted."}  # fmt: skip
-    return None
-
-
-def _overload(connection: sa.Connection, f: Facts) -> dict[str, Any] | None:
-    """Overload for 120 steps or more with the hint to back off."""
-    shot = f.snapshot.battle
-    if shot.state != "training" or shot.zone != "overload" or shot.hint != "back_off" or f.battle is None:
-        return None
-    table = db.metrics
-    mine = table.c.battle_id == f.battle["id"]
-    calm = sa.select(sa.func.max(table.c.step)).where(mine, table.c.zone != "overload").scalar_subquery()
-    query = sa.select(sa.func.count()).where(mine, table.c.step > sa.func.coalesce(calm, -1))
-    steps = connection.execute(query).scalar_one()
-    if steps < OVERLOAD_STEPS:
-        return None
-    return {"id": f"overload-{f.battle['id']}-{steps // 500}", "zone": "overload", "title": f"{f.hero} is overloaded.",
-            "plain": "Loss stays far above its floor.",
-            "text": f"Strain has stayed above 0.5 for {steps:,} steps and is not improving.", "command": None,
-            "act": {"path": "battle/skip", "label": "Skip this quest", "confirm": "ask-skip"}}  # fmt: skip
+def _blocker(each: momentum.Blocker) -> dict[str, Any]:
+    act = each.act and {"path": f"momentum/{quote(each.id, safe='')}", "label": each.act.label,
+                        "ask": each.act.confirm}  # fmt: skip
+    return {**each.model_dump(), "zone": "stretch" if each.weight == "note" else "overload", "act": act,
+            "text": " ".join(text for text in (each.why, each.fix) if text)}  # fmt: skip

@@ -14,8 +14,9 @@ from realm.guild.progression import combat
 from realm.heroes.modes import TITLES
 from realm.heroes.profile import ProfileError, list_profiles
 from realm.state import progression, queries, reader, uploads, vram_asked
+from realm.state.temple import temple as temple_state
 from realm.tavern.views import drawings, log, words
-from realm.tavern.views.home import Facts
+from realm.tavern.views.home import Facts, blockers
 
 LANDMARKS = {"bin": (8, 15, 22, 30), "sy": (10, 25, 50)}
 CRESTS = {"bin": ("#14504a", "#0f2f2c"), "sy": ("#5a2747", "#32152a")}
@@ -267,9 +268,9 @@ def vault(connection: sa.Connection, f: Facts) -> dict[str, Any]:
 
 
 def temple(connection: sa.Connection, f: Facts) -> dict[str, Any]:
-    """The ledger of blessings, and how the newest quests went as combat."""
+    """The nine orders, what stands in the way, the ledger of blessings, and the newest quests as combat."""
     campaign = f.snapshot.campaign.id
-    return {"blessings": queries.blessings(connection, campaign),
+    return {"now": temple_state(connection), "blockers": blockers(connection, f),
             "fights": combat.fights(connection, campaign, FIGHTS) if campaign else []}  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from realm import db
 from realm.guild import campaigns
 from realm.temple.orders.check import Asked, Check, Order
-from realm.vault import checkpoints
+from realm.vault import checkpoints, zones
+from realm.vault.catalog import VaultError
 
 NONE = "nothing is trained yet"
 
@@ -39,7 +40,10 @@ def broken(asked: Asked, name: str, row: Mapping[str, Any]) -> Check:
     """Every hash of one checkpoint against its manifest, and the manifest's against the ledger."""
     said = f"checkpoint {row['id']} (step {row['step']:,})"
     folder = asked.home.root / row["path"]
-    faults = checkpoints.verify(folder, row["manifest_sha256"])
+    try:
+        faults = zones.faults_of(asked.home, row)
+    except VaultError as error:
+        return Check(name, "warn", f"{said}: {error}", f"connect the disk of zone {row['zone']}, then ask again")
     if row["state"] == "corrupt" and not faults:
         return Check(name, "warn", f"{said} is out of use, but every byte is right again",
                      f"take it into use: python3 -m training vault verify {row['id']}",

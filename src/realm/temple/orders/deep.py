@@ -30,13 +30,15 @@ def _checkpoints(asked: Asked) -> Iterator[Check]:
 def _orphans(asked: Asked) -> Iterator[Check]:
     with db.read(asked.engine) as connection:
         known = set(connection.execute(sa.select(db.checkpoints.c.path)).scalars())
-    found = sorted(path.parent.relative_to(asked.home.root).as_posix()
-                   for path in asked.home.vault.glob("*/*/*/manifest.json") if not path.parent.name.startswith("."))
+    folders = [path.parent for path in asked.home.vault.glob("*/*/*/manifest.json")]
+    found = sorted(folder.relative_to(asked.home.root).as_posix() for folder in folders
+                   if not any(part.startswith(".") for part in folder.relative_to(asked.home.vault).parts))  # fmt: skip
     strays = [path for path in found if path not in known]
     if strays:
         yield Check("folders without a row", "warn", f"the ledger knows nothing of {', '.join(strays[:3])}"
                     + (f" and {len(strays) - 3} more" if len(strays) > 3 else ""),
-                    "remains of a save that was killed: delete them, or keep them elsewhere as a backup")  # fmt: skip
+                    "remains of a save that was killed; the groundskeeper removes them: python3 -m training "
+                    "groundskeeper")  # fmt: skip
     else:
         yield Check("folders without a row", "ok", f"every one of {len(found)} checkpoint folders is in the ledger")
 

@@ -49,7 +49,7 @@ async function press(button) {
   }
   oops(button, '');
   const stage = document.querySelector('[data-battle-state] .foe .f');
-  if (button.dataset.confirm && !await ask(button.dataset.confirm, stage?.textContent.trim() ?? '')) return;
+  if (button.dataset.confirm && !await ask(button.dataset.confirm, button.dataset.what ?? stage?.textContent.trim() ?? '')) return;
   button.setAttribute('aria-busy', 'true');
   button.classList.add('busy');
   try {
