@@ -107,7 +107,7 @@ class Tables:
         return self.answer(self.send(kind, **payload))
 
 
-def wait_for(question, wait_s: float = 20.0, what: str = ""):
+def wait_for(question, wait_s: float = 60.0, what: str = ""):
     """The first true answer of `question`; fails with `what` after `wait_s` seconds."""
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:

@@ -109,9 +109,9 @@ def test_next_level_is_examined_at_once_after_a_promotion(home, tables):
     assert earned[3]["quest_id"] and set(tables.quests(db.quests.c.id == earned[3]["quest_id"])[0]["mix"]) >= {"4", "5"}
     assert earned[4]["quest_id"] is None, "learnt as look-ahead, so no quest is wasted on it"
     assert earned[4]["config"]["parent_checkpoint_id"] == earned[3]["checkpoint_id"]
-    # Level 5 was scouted after the same quest and would fail: it is not tried before more training.
+    # Level 5 fails when it is tried at once; it is not tried again before more training.
     fives = [t for t in tables.rows(db.trials) if t["level"] == 5 and t["kind"] == "promotion"]
-    assert all(battles[t["battle_id"]]["quest_id"] for t in fives)
+    assert sum(battles[t["battle_id"]]["quest_id"] is None for t in fives) <= 1
     battles = list(battles.values())
     seeds = [t["seed"] for b in battles for t in b["config"]["trials"] if t["kind"] not in ("probe", "passive")]
     assert len(seeds) == len(set(seeds)), "every trial asks problems of its own"
