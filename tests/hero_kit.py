@@ -109,8 +109,11 @@ def campaign(engine, seed: int = 7, hero_id: str = "pip") -> dict[str, str]:
     return ids
 
 
-def quest(home, engine, ids, name: str, rows: list) -> dict:
-    """A quest file in the queue and its row; returns what `battles.config["data"]` holds plus the quest's id."""
+def quest(home, engine, ids, name: str, rows: list, whole: bool = False) -> dict:
+    """A quest file in the queue and its row; returns what `battles.config["data"]` holds plus the quest's id.
+
+    `rows` are conversations, or with `whole` the rows as they stand in the file.
+    """
     import hashlib
     import json
 
@@ -119,7 +122,7 @@ def quest(home, engine, ids, name: str, rows: list) -> dict:
     from realm import db
 
     path = home.queue / "normal" / f"{name}.jsonl"
-    raw = "".join(json.dumps({"messages": m}, ensure_ascii=False) + "\n" for m in rows).encode()
+    raw = "".join(json.dumps(m if whole else {"messages": m}, ensure_ascii=False) + "\n" for m in rows).encode()
     path.write_bytes(raw)
     quest_id = f"QUEST{name:>021}"
     with db.write(engine) as connection:
@@ -206,8 +209,8 @@ def weights_hash(home, engine, checkpoint_id) -> str:
 
     with engine.connect() as connection:
         path = connection.execute(sa.select(db.checkpoints.c.path).where(db.checkpoints.c.id == checkpoint_id)).scalar()
-    manifest = json.loads((home.root / path / "manifest.json").read_text())
-    return manifest["files"]["model.safetensors"]["sha256"]
+    files = json.loads((home.root / path / "manifest.json").read_text())["files"]
+    return next(files[name]["sha256"] for name in ("model.safetensors", "adapter_model.safetensors") if name in files)
 
 
 def in_fork(home, battle_id) -> int:

@@ -33,7 +33,7 @@ KINDS: dict[str, str] = {
     "groundskeeper": "task, items, bytes: what was cleared away",
     "curriculum": "action, reason, skill, level: what the hints and trials changed",
     "optimizer": "battle_id, reset: bool, reason: optimizer state carried over or not",
-    "lesson": "battle_id, school, what: sparring|teacher, and its counts: what a school worked out before it trained",
+    "lesson": "battle_id, school, what, and its counts: what a school worked out (sparring, teacher, pass rates ...)",
     "zone": "battle_id, step, from, to",
     "hint": "battle_id, step, action, reason, confidence: what the strain suggests to the curriculum",
     "crit": "battle_id, step, hit, loss",

@@ -267,6 +267,9 @@ class _Battle:
         except chassis.Interrupted:
             quest.steps = 0
             return self.pulse.order
+        except chassis.NothingToLearn as nothing:
+            quest.steps = 0
+            self._school_note("lesson", f"Nothing to learn in this quest: {nothing}.", "trouble", what="nothing")
         except chassis.TrainingError as error:
             raise BattleFailed(error.code, str(error)) from error
         return self.pulse.poll()

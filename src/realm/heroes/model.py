@@ -314,6 +314,25 @@ def _cache(model: Any) -> Cache:
     return DynamicCache(config=model.config)
 
 
+Pick = Callable[[Tensor], Tensor]  # logits [rows, vocabulary] → one token id per row
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """The likeliest token of each row."""
+    return logits.argmax(-1)
+
+
+def sampled(temperature: float, seed: int) -> Pick:
+    """Draws from the softmax at this temperature, with a generator of its own."""
+    chance = torch.Generator(device=device()).manual_seed(seed)
+
+    def pick(logits: Tensor) -> Tensor:
+        shares = torch.softmax(logits.float() / temperature, -1)
+        return torch.multinomial(shares, 1, generator=chance)[:, 0]
+
+    return pick
+
+
 @torch.inference_mode()
 def generate_batch(
     model: Any,
@@ -323,8 +342,9 @@ def generate_batch(
     *,
     batch_rows: int = 128,
     interrupted: Callable[[], bool] = lambda: False,
+    pick: Pick = greedy,
 ) -> list[list[int]]:
-    """Greedy answers, without the stop token, in the order of the prompts.
+    """Answers (greedy, unless `pick` draws), without the stop token, in the order of the prompts.
 
     Rows are sorted by length, left-padded and decoded together with a KV cache; a row leaves the batch when it writes
     its stop token. In fp32 an answer does not depend on its neighbours (tested), in bf16 near-ties may.
@@ -341,7 +361,8 @@ def generate_batch(
     try:
         for begin in range(0, len(order), batch_rows):
             rows = order[begin : begin + batch_rows]
-            _decode(model, [prompts[i] for i in rows], [answers[i] for i in rows], max_new_tokens, stop, interrupted)
+            _decode(model, [prompts[i] for i in rows], [answers[i] for i in rows], max_new_tokens, stop, interrupted,
+                    pick)  # fmt: skip
             if interrupted():
                 break
     finally:
@@ -351,13 +372,13 @@ def generate_batch(
 
 def _decode(
     model: Any, prompts: list[Sequence[int]], answers: list[list[int]], room: int, stop: int,
-    interrupted: Callable[[], bool],
+    interrupted: Callable[[], bool], pick: Pick,
 ) -> None:  # fmt: skip
     """Append to `answers`, in place, what the model writes after each prompt."""
     decoder = Decoder(model, prompts, room)
     done: set[int] = set()
     for t in range(room):
-        chosen = decoder.logits().argmax(-1)
+        chosen = pick(decoder.logits())
         for row, token in zip(decoder.rows, chosen.tolist(), strict=True):
             if token == stop:
                 done.add(row)

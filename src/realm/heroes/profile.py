@@ -141,6 +141,32 @@ class OracleEye(_Frozen):
         return self
 
 
+class Judge(_Frozen):
+    """Preference training (DPO, Rafailov 2023). `beta`: how strongly the hero is held to what it was when the quest
+    began; `likelihood`: weight of the chosen answers' own loss (0: DPO alone); `rate`: factor of the learning rates."""
+
+    beta: float = Field(0.1, gt=0)
+    likelihood: float = Field(1.0, ge=0)
+    rate: float = Field(0.1, gt=0)
+
+
+class Champion(_Frozen):
+    """Reward training (GRPO, Shao 2024): `generations` answers to each prompt, sampled at `temperature`. `rate`: factor
+    of the learning rates; `probed`: prompts whose pass rate is measured when a quest begins."""
+
+    generations: int = Field(8, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    rate: float = Field(0.1, gt=0)
+    probed: int = Field(512, ge=1)
+
+
+class Schools(_Frozen):
+    """What single schools need to know of the hero; the others train by `training_defaults` as they stand."""
+
+    judge: Judge = Judge()
+    champion: Champion = Champion()
+
+
 class IdleGeneration(_Frozen):
     """`samples` rows per idle quest, made when fewer than `min_queue_depth` quests wait."""
 
@@ -171,6 +197,7 @@ class HeroProfile(_Frozen):
     lora: Lora = Lora()
     optimizer: Optimizer = Optimizer()
     oracle_eye: OracleEye = OracleEye()
+    schools: Schools = Schools()
     scheduler: Literal["warmup_constant"] = "warmup_constant"
     epochs: int = Field(1, ge=1, description="passes over a file quest when it does not say how many steps")
     seed: int = 0

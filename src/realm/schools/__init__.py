@@ -12,6 +12,7 @@ and the battle does the rest: pause, stop, checkpoints, resume, strain, events. 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,8 @@ SCHOOLS: Mapping[str, Entry] = {
         Entry("scribe"),  # every chat format
         Entry("mirror"),
         Entry("whisper", practice=False),  # it needs a teacher, which only a person can name
+        Entry("judge", ("preference",)),
+        Entry("champion"),
     )
 }  # fmt: skip
 
@@ -77,8 +80,13 @@ def load(school: str) -> School:
 
 
 def rows_per_step(school: str, profile: HeroProfile) -> int:
-    """Rows of the quest that one optimizer step consumes."""
-    return profile.rows_per_step
+    """Rows of the quest that one optimizer step consumes: the Champion answers each of its prompts several times."""
+    return profile.rows_per_step // generations(profile) if school == "champion" else profile.rows_per_step
+
+
+def generations(profile: HeroProfile) -> int:
+    """Answers to each prompt of the Champion: as many as the hero wants, and whole groups in every step."""
+    return math.gcd(profile.schools.champion.generations, profile.rows_per_step)
 
 
 def open_to(school: Any) -> bool:

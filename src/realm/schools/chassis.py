@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +28,10 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from realm.heroes.model import Hero
+from realm.guild.skills import Problem
+from realm.heroes.model import Hero, core
 from realm.heroes.profile import HeroProfile
+from realm.quests.sparring import SparringError, problems_of
 from realm.schools.muon import muon_adamw
 from realm.settings import RealmHome
 
@@ -133,6 +136,13 @@ class Context:
 
 class Interrupted(Exception):
     """`prepare` was told to stop; nothing was trained."""
+
+
+class NothingToLearn(Exception):
+    """The hero can draw nothing from this quest in this school as it stands; the text says why and what would help.
+
+    No failure: the battle goes on to its trials without a step.
+    """
 
 
 class School(Protocol):
@@ -276,6 +286,70 @@ def arguments(profile: HeroProfile, steps: int, folder: Path) -> dict[str, Any]:
         "dataloader_num_workers": 0, "dataloader_pin_memory": False, "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(), "seed": 0,
     }  # fmt: skip
+
+
+def trl_arguments(profile: HeroProfile, steps: int, folder: Path) -> dict[str, Any]:
+    """`arguments` for a configuration of TRL, whose defaults differ: checkpointing on, bf16 on, dropout left alone."""
+    return arguments(profile, steps, folder) | {"gradient_checkpointing": False, "bf16": False}
+
+
+@contextmanager
+def borrowed(model: Any) -> Iterator[None]:
+    """Lend the model to one of TRL's trainers: no dropout (policy and reference must be one function), and
+    afterwards the forward that the trainer replaced is gone again."""
+    base = core(model)
+    had = "forward" in vars(base)
+    drops = [(module, name, getattr(module, name)) for module in model.modules()
+             for name, kind in (("p", torch.nn.Dropout), ("attention_dropout", torch.nn.Module))
+             if isinstance(module, kind) and isinstance(getattr(module, name, None), float)]  # fmt: skip
+    try:
+        for module, name, _ in drops:
+            setattr(module, name, 0.0)
+        yield
+    finally:
+        for module, name, value in drops:
+            setattr(module, name, value)
+        if not had:
+            vars(base).pop("forward", None)
+
+
+def drop_reference(model: Any) -> None:
+    """TRL's trainers copy an adapter as their reference. Ours is measured before (or not needed), and a second adapter
+    would go into every checkpoint."""
+    if "ref" in getattr(model, "peft_config", {}):
+        model.delete_adapter("ref")
+
+
+def practice_problems(raw: Sequence[Mapping[str, Any]], context: Context, count: int) -> list[Problem]:
+    """At most `count` of the problems in a quest's rows, in keyed order (rows of idle quests are sorted by level).
+
+    Raises:
+        TrainingError: unsupported, no row is a problem of a skill.
+    """
+    drawn = order(context.campaign_id, context.quest_id, 0, len(raw))[:count]
+    try:
+        return problems_of([raw[i] for i in drawn], "the quest's file")
+    except SparringError as error:
+        raise TrainingError("unsupported", str(error)) from error
+
+
+def ask(hero: Hero, context: Context) -> Callable[[list[Any], int], list[tuple[str, int]]]:
+    """`hero.answer` that gives up with `Interrupted` when the battle is told to stop."""
+
+    def answer(conversations: list[Any], max_new_tokens: int) -> list[tuple[str, int]]:
+        stopped = False
+
+        def interrupted() -> bool:
+            nonlocal stopped
+            stopped = stopped or context.interrupted()
+            return stopped
+
+        answers = hero.answer(conversations, max_new_tokens, interrupted)
+        if stopped:
+            raise Interrupted
+        return answers
+
+    return answer
 
 
 def _projected(profile: HeroProfile) -> bool:
