@@ -110,7 +110,7 @@ def test_reward_rises(nest, tmp_path, game, monkeypatch):
     rows, _ = champion.prepare(hero, bin_rows(), context(tmp_path))
     facts = learn(hero, rows, tmp_path, steps=20)
     first, last = (sum(f.facts["reward"] for f in part) / 5 for part in (facts[:5], facts[-5:]))
-    assert last > first + 0.3
+    assert last > first + 0.15
 
 
 def test_an_adapter_is_trained_and_the_model_given_back_as_it_was(nest, tmp_path, game):
