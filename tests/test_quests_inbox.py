@@ -8,7 +8,6 @@ import pytest
 from loop_kit import Tables
 
 from afs.jsonl import original_bytes
-from realm import db
 from realm.guild.skills import all_skills
 from realm.quests import board
 from realm.quests import inbox as inbox_module
@@ -103,15 +102,29 @@ def test_a_refused_file_lies_in_failed_with_its_report(home, tables):
     assert "no rows" in tables.quests()[1]["error"]
 
 
-def test_preference_files_are_held_not_lost(home, tables):
+def test_preference_files_go_to_the_judge(home, tables):
     pair = lines({"prompt": "Q", "chosen": "A", "rejected": "B"})
     (home.inbox / "pairs.jsonl").write_bytes(pair)
-    assert box(home, tables).poll()[0].state == "hold"
+    assert box(home, tables).poll()[0].state == "queued"
     quest = tables.quests()[0]
-    assert (quest["school"], quest["format"], quest["state"]) == ("judge", "preference", "hold")
-    assert (home.root / quest["path"]).read_bytes() == pair and "not open yet" in quest["report"]["warnings"][0]
-    with db.read(tables.engine) as connection:
-        assert board.head(connection) is None
+    assert (quest["school"], quest["format"], quest["state"]) == ("judge", "preference", "queued")
+    assert (home.root / quest["path"]).read_bytes() == pair and not quest["report"]["warnings"]
+
+
+def test_prompts_that_a_skill_can_mark_go_to_the_champion(home, tables):
+    from realm.guild.skills import get_skill
+
+    skill = get_skill("bin")
+    made, exam = skill.generate(3, 3, 0), skill.generate(3, 1, 0, "trial")[0]
+    rows = [{"prompt": p.prompt} for p in [*made, exam]]
+    (home.inbox / "prompts.jsonl").write_bytes(lines(*rows, {"prompt": "Why is the sky blue?"}))
+    assert box(home, tables).poll()[0].state == "queued"
+    quest = tables.quests()[0]
+    assert (quest["school"], quest["format"], quest["rows"], quest["skill"]) == ("champion", "prompt", 3, "bin")
+    written = [json.loads(line) for line in (home.root / quest["path"]).read_bytes().splitlines()]
+    assert [row["messages"] for row in written] == [p.messages for p in made]
+    fates = {r["code"]: r["fate"] for r in quest["report"]["reasons"]}
+    assert fates == {"trial_split": "filtered", "no_grader": "quarantined"}
 
 
 def test_files_that_are_not_ready_wait(home, tables, monkeypatch):

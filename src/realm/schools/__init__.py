@@ -32,8 +32,8 @@ class SchoolError(SettingsError):
 class Entry:
     """One school as the torch-free parts of the realm know it.
 
-    `formats`: row formats of inbox files that go to this school by themselves (names of `afs.training.converters`);
-    those that no school names go to the Scribe.
+    `formats`: row formats of inbox files that go to this school by themselves (names of `afs.training.converters`,
+    and "prompt" for prompts that a skill can mark answers to); those that no school names go to the Scribe.
     `practice`: whether it can train on rows that skills make, so that idle quests may name it.
     """
 
@@ -53,7 +53,7 @@ SCHOOLS: Mapping[str, Entry] = {
         Entry("mirror"),
         Entry("whisper", practice=False),  # it needs a teacher, which only a person can name
         Entry("judge", ("preference",)),
-        Entry("champion"),
+        Entry("champion", ("prompt",)),
     )
 }  # fmt: skip
 
@@ -87,6 +87,11 @@ def rows_per_step(school: str, profile: HeroProfile) -> int:
 def generations(profile: HeroProfile) -> int:
     """Answers to each prompt of the Champion: as many as the hero wants, and whole groups in every step."""
     return math.gcd(profile.schools.champion.generations, profile.rows_per_step)
+
+
+def of_format(name: str) -> str:
+    """The school that an inbox file's row format goes to by itself."""
+    return next((entry.id for entry in SCHOOLS.values() if name in entry.formats), "scribe")
 
 
 def open_to(school: Any) -> bool:

@@ -23,7 +23,8 @@ from typing import Any
 import orjson
 
 from afs.jsonl import AtomicWriter, BadRow, Counts, Quarantine, Row, file_sha256, read_rows
-from afs.training.converters import ConversionError, detect, is_preference, to_messages
+from afs.training.converters import ConversionError, detect, to_messages
+from realm import schools
 from realm.guild.skills import Skill, SkillError, all_skills, get_skill
 from realm.heroes.chat import RenderError
 from realm.quests import origin as origins
@@ -108,6 +109,15 @@ def _plain(value: str | list[Any]) -> str:
     return "\n".join(part if isinstance(part, str) else orjson.dumps(part).decode() for part in parts)
 
 
+PROMPT = "prompt"  # the format of a row that is a prompt and nothing to answer it
+
+
+def _prompt_only(row: Mapping[str, Any]) -> str | None:
+    prompt = row.get("prompt")
+    alone = isinstance(prompt, str) and prompt.strip() and not {"completion", "response", "chosen"} & row.keys()
+    return PROMPT if alone else None
+
+
 _CAP_KEYS = {"self-verified": "max_self_verified", "self-unverified": "max_self_unverified"}
 
 
@@ -141,15 +151,16 @@ class Gate:
         Raises:
             Rejection: the row's other fate, with the reason.
         """
-        name = detect(row.value)
+        name = detect(row.value) or _prompt_only(row.value)
         if name is None:
             keys = ", ".join(sorted(map(str, row.value))[:8]) or "none"
             raise Rejection("quarantined", "unknown_format", f"no known training format has the keys: {keys}")
-        school = "judge" if is_preference(name) else "mirror" if is_sparring(row.value) else "scribe"
+        school = "mirror" if is_sparring(row.value) else schools.of_format(name)
         if self.school not in (None, school):
             raise Rejection("quarantined", "other_school", f"a row for school {school} in a file for {self.school}; "
                             "put it into a file of its own")  # fmt: skip
-        raw, messages = self._pair(row) if school == "judge" else self._chat(row, name)
+        read = {"preference": self._pair, PROMPT: self._prompt}.get(name)
+        raw, messages = read(row) if read else self._chat(row, name)
         self._drop_held_out(messages)
         digest = hashlib.blake2b(orjson.dumps(messages), digest_size=8).digest()
         origin = self._origin(row, digest)
@@ -187,6 +198,17 @@ class Gate:
         if fault:
             raise Rejection("quarantined", "roles", fault)
         return (row.raw if made is row.value else orjson.dumps(made)), made["messages"]
+
+    def _prompt(self, row: Row) -> tuple[bytes, list[dict[str, str]]]:
+        """A prompt without an answer: the skill that can mark it gives the golden one, which nothing is trained on."""
+        prompt = row.value["prompt"]
+        skill = next((skill for skill in self.skills if skill.split_of(prompt) is not None), None)
+        if skill is None:
+            raise Rejection("quarantined", "no_grader", "a prompt without an answer is practised by reward, and no "
+                            "skill here can mark answers to it; add the answer (prompt, completion)")  # fmt: skip
+        problem = skill.problem_of(prompt)
+        made = {"messages": problem.messages, "skill": skill.id, "level": problem.level, "id": problem.id}
+        return orjson.dumps(made), problem.messages
 
     @staticmethod
     def _pair(row: Row) -> tuple[bytes, list[dict[str, str]]]:
@@ -371,10 +393,6 @@ def _report(gate: Gate, counts: Counts, found: _Findings, tokens_missing: str) -
     verdict, next_action = "accepted", "Nothing to do: the file waits on the board."
     if counts.out == 0 or counts.quarantined > REFUSE_BAD_SHARE * counts.read:
         verdict, next_action = "refused", _remedy(counts, found)
-    elif gate.school == "judge":
-        warnings.append("pairs of answers are trained by the school Judge (DPO), which is not open yet")
-        verdict = "accepted-with-warnings"
-        next_action = "The file is held on the board, not lost; it is trained when the school Judge opens."
     elif warnings or counts.quarantined or counts.filtered:
         verdict = "accepted-with-warnings"
         next_action = "Look at the reasons; mended rows can be dropped into the inbox as a new file."
