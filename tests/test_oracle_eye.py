@@ -186,12 +186,13 @@ def test_weighted_loss_in_parts_equals_the_whole(nest, monkeypatch, policy):
 
 # --- the training ----------------------------------------------------------------------------------------------------
 
-def learn(hero, tmp_path, steps=4, n=13, options=None):
+def learn(hero, tmp_path, steps=4, n=13, options=None, start=0, kept=None):
     facts = []
     context = Context(tmp_path, options=options or {})
     rows, _ = hero.render(kit.conversations(n))
-    segment = Segment("c", "q", 7, 0, steps, 0)
-    scribe.train(hero, rows, segment, OptimizerState(), tmp_path, lambda f: facts.append(f) or True, context)
+    segment = Segment("c", "q", 7, start, steps, start * hero.profile.rows_per_step)
+    kept = OptimizerState() if kept is None else kept
+    scribe.train(hero, rows, segment, kept, tmp_path, lambda f: facts.append(f) or True, context)
     return facts
 
 
@@ -244,6 +245,34 @@ def test_training_equals_a_plain_loop_however_the_step_is_cut(nest, tmp_path, po
         assert all(f.facts["effective_tokens"] < f.trained_tokens for f in facts)
     for one, other in zip(*seen, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_plus_b_equals_c_bit_for_bit(nest, tmp_path, times):
+    recipe = {"oracle_eye": {"policy": "eaft"}, "training_defaults": {"gradient_accumulation": times}}
+    whole, parts, kept = nest(**recipe), nest(**recipe), OptimizerState()
+    expected = learn(whole, tmp_path, steps=4)
+    found = [*learn(parts, tmp_path, steps=1, kept=kept), *learn(parts, tmp_path, steps=3, start=1, kept=kept)]
+    assert found == expected
+    assert torch.equal(parameters(parts), parameters(whole))
+
+
+def test_deepspeed_is_refused_where_the_gradient_would_have_to_be_divided(nest, tmp_path):
+    recipe = {"oracle_eye": {"policy": "dft"}, "training_defaults": {"gradient_accumulation": 2},
+              "optimizer": {"type": "adamw"}}  # fmt: skip
+    hero = nest(**recipe)
+    hero.profile = hero.profile.model_copy(update={"deepspeed_config": "configs/ds_zero2_offload.json"})
+    with pytest.raises(chassis.TrainingError, match="oracle_eye.policy: dft with DeepSpeed"):
+        learn(hero, tmp_path)
+
+
+def test_adapters_are_weighed_too(nest, tmp_path, monkeypatch):
+    """LoRA, logits in parts, and the head of a model that PEFT has wrapped."""
+    recipe = {"oracle_eye": {"policy": "focal"}, "training_mode": "lora", "optimizer": {"type": "adamw"}}
+    whole, parts = nest(**recipe), nest(**recipe)
+    expected = learn(whole, tmp_path, steps=3)
+    monkeypatch.setattr(hero_model, "LOGITS_AT_ONCE", 7 * len(whole.tokenizer))
+    assert [f.loss for f in learn(parts, tmp_path, steps=3)] == pytest.approx([f.loss for f in expected], rel=1e-4)
 
 
 def test_uniform_is_the_plain_path_bit_for_bit(nest, tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ prediction; raw weights are
     eaft       H of the top k renormalised / ln k   Diao 2026 (2601.02151), gate of the loss, k = 20: as entropy
 
 They are computed in fp32 without gradient, clipped to [floor, ceiling], and divided by their mean over the trained
-tokens of the whole optimizer step, so that the learning rate keeps its meaning. The last is done on the gradient: it is
-linear in weights that have none of their own, so dividing the step's gradient by the step's mean weight before it is
-clipped is exact, whatever the micro-batches and length blocks were (`StepWeights`).
+tokens of the whole optimizer step, so that the learning rate keeps its meaning. Where the step is one micro-batch its
+loss is divided; else its gradient is, before it is clipped: it is linear in weights that have no gradient, so that is
+exact, whatever the micro-batches and length blocks were (`StepWeights`, `scribe._ScribeTrainer`).
 
 See one row through the Eye: `python3 -m training battle tokens`.
 """

@@ -29,7 +29,7 @@ from realm.heroes.model import (
 )
 from realm.heroes.profile import OracleEye
 from realm.schools import chassis
-from realm.schools.chassis import Context, Counted, Dropped, OnStep, OptimizerState, Segment
+from realm.schools.chassis import Context, Counted, Dropped, OnStep, OptimizerState, Segment, TrainingError
 from realm.schools.oracle_eye import StepWeights, eye_of, raw_weights
 
 FAMILY = "sft"  # schools of one family share optimizer state
@@ -125,6 +125,8 @@ class _ScribeTrainer(Trainer):
         self.tokens, self.trained = self.tokens + sum(lengths), num_items_in_batch
         with self.hero.autocast():
             loss = self._summed(model, ids, labels, lengths) / num_items_in_batch
+            if self.eye is not None and self._whole_step:
+                loss = loss / self._mean_weight()
         return (loss, None) if return_outputs else loss
 
     def _summed(self, model: Any, ids: Tensor, labels: Tensor, lengths: list[int]) -> Tensor:
@@ -157,11 +159,20 @@ class _ScribeTrainer(Trainer):
     def _weigh(self, logits: Tensor, targets: Tensor) -> Tensor:
         return raw_weights(logits, targets, self.eye)
 
+    @property
+    def _whole_step(self) -> bool:
+        """Whether one micro-batch of one process is all of the optimizer step, so that its mean weight is known."""
+        return self.args.gradient_accumulation_steps == 1 and self.accelerator.num_processes == 1
+
+    def _mean_weight(self) -> Tensor:
+        """Of the tokens so far, those of the other processes included; of the whole step before it is clipped."""
+        return self.accelerator.reduce(self.weights.total(), "sum") / self.trained
+
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Before the step's gradient is clipped it is divided by the step's mean weight: exact, because the weights
-        have no gradient, and the same for every way to cut the step into micro-batches."""
-        if self.eye is not None:
-            mean = self.accelerator.reduce(self.weights.total(), "sum") / self.trained
+        """Before the gradient of several micro-batches is clipped it is divided by the step's mean weight: exact,
+        because the weights have no gradient, and the same however the step was cut."""
+        if self.eye is not None and not self._whole_step:
+            mean = self._mean_weight()
             for parameter in model.parameters():
                 if parameter.grad is not None:
                     parameter.grad.div_(mean)
@@ -211,6 +222,10 @@ def train(
     trainer.lesson, trainer.told = lesson, {}
     eye = eye_of(profile, context.options if context else {})
     trainer.eye = eye if eye.policy != "uniform" else None
+    if trainer.eye and profile.deepspeed_config and not trainer._whole_step:
+        raise TrainingError(
+            "unsupported", f"oracle_eye.policy: {eye.policy} with DeepSpeed, which keeps gradients to itself, needs "
+            "one process and gradient_accumulation: 1; set them, or policy: uniform")  # fmt: skip
     trainer.sampler = chassis.Stream(segment, len(rows), segment.steps * per_step)
     # The loss above is already the share of the whole optimizer step, whatever the model's forward accepts.
     trainer.model_accepts_loss_kwargs = trainer.loss_is_scaled_for_ga = True
