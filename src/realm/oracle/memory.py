@@ -10,6 +10,7 @@ from pathlib import Path
 from realm.oracle.errors import OracleError
 
 FP32_BYTES = 4
+HEADER_BYTES = 100_000_000
 SPARE = 1.1  # buffers beside the weights while they are read
 
 
@@ -24,7 +25,9 @@ def model_bytes(folder: Path) -> int:
         try:
             with file.open("rb") as stream:
                 (size,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(min(size, 100_000_000)))
+                if size > min(file.stat().st_size - 8, HEADER_BYTES):
+                    raise ValueError(f"a header of {size:,} bytes")
+                header = json.loads(stream.read(size))
             numbers += sum(prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
         except (struct.error, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             raise OracleError(503, f"{file} is no safetensors file ({error}); restore it from a backup",
