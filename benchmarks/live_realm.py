@@ -18,7 +18,7 @@ from realm import db  # noqa: E402
 
 # A word of the command line, and the role it gives away.
 ROLES = (("realm.arena.battle", "battle"), ("supervisor.supervisord", "supervisor"), ("arena", "arena"),
-         ("tavern", "realm"))  # fmt: skip
+         ("tavern", "realm"), ("oracle", "oracle"))  # fmt: skip
 TRAINING_WAIT_S = 180.0
 
 

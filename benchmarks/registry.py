@@ -37,6 +37,7 @@ BENCHMARKS = (
     Benchmark("overhead", "what events, strain and ledger cost beside the training"),
     Benchmark("startup", "start-all to the first page and the first optimizer step; status and doctor"),
     Benchmark("memory", "memory of everything start-all made, during a battle"),
+    Benchmark("oracle", "the Oracle's first token, its batches beside transformers' generate, its memory"),
     Benchmark("gate", "how often a hero of known true accuracy is promoted, beside naive rules"),
     Benchmark("refinery", "the refinery beside a plain pass; who loses rows", by_default=False, takes_more=True),
     Benchmark("first_levels", "how fast PIP masters levels, seed by seed", by_default=False, takes_more=True),
