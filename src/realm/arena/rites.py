@@ -116,10 +116,14 @@ class Rites:
         wish = ask["wish"]
         with db.write(self.engine) as connection:
             for verdict in found:
-                verdicts.keep(connection, verdict, "person" if wish else "hour")
+                try:
+                    verdicts.keep(connection, verdict, "person" if wish else "hour")
+                except ValueError as error:
+                    fault = str(error)
             if wish is not None:
-                told = {"order": ask["order"], "verdicts": {v["order"]: v["status"] for v in found}}
-                commands.finish(connection, wish, "failed" if fault else "done", {"reason": fault} if fault else told)
+                told = {"reason": fault} if fault else {
+                    "order": ask["order"], "verdicts": {v["order"]: v["status"] for v in found}}
+                commands.finish(connection, wish, "failed" if fault else "done", told)
         if fault:
             log.error("the Temple was asked for %s: %s", ask["order"], fault)
             self._next = time.monotonic() + AFTER_CRASH_S
