@@ -18,6 +18,7 @@ MAX_REHEARSAL = 0.40
 BASE_REHEARSAL = 0.05  # spaced practice of what is mastered, even when nothing seems forgotten
 HELD_ACCURACY = 0.95  # a mastered level at this accuracy or better has no retention deficit
 UNKNOWN_DEFICIT = 0.5  # of a mastered level that was never checked since it was passed
+HALF_KNOWN = 0.5  # accuracy from which on the levels ahead are worth training and asking
 KEPT_WARM = 0.2  # weight of a mastered level without deficit, before spacing
 WEAK_DEFICIT = 0.75  # of a skill that practises a weak primitive
 LEAST_DEFICIT = 0.05  # a finished skill still gets its turn now and then
@@ -66,6 +67,12 @@ class SkillState:
     @property
     def complete(self) -> bool:
         return self.mastered >= self.last
+
+    @property
+    def half_known(self) -> bool:
+        """Whether the last trial at the training level found half of its answers right."""
+        seen = self.seen.get(self.training)
+        return seen is not None and seen.accuracy >= HALF_KNOWN
 
     @property
     def regressed(self) -> list[int]:
@@ -248,12 +255,16 @@ def next_quest(
 
 def new_levels(state: SkillState, knobs: Knobs, share: float) -> dict[int, float]:
     """{level: share} of rows that teach something new in a skill that is not complete, `share` in all: the training
-    level and those ahead of it."""
+    level and those ahead of it.
+
+    A skill begins with its easiest level alone (Bengio 2009): copying from the context, say, is found within 300 steps
+    on the shortest problems, and often never on a mixture of lengths (docs/CLIMB.md). Then levels help each other.
+    """
     if state.complete:
         return {}
     # A closed level is a table to be known: levels ahead do not help to recall it, they only take rows from it.
-    closed = state.training in state.closed
-    furthest = state.training if closed else min(state.training + knobs.lookahead, state.last)
+    alone = state.training in state.closed or not (state.mastered or state.half_known)
+    furthest = state.training if alone else min(state.training + knobs.lookahead, state.last)
     ahead = range(state.training + 1, furthest + 1)
     training = knobs.training_share if len(ahead) else 1.0
     return {state.training: training * share, **{n: (1 - training) * share / len(ahead) for n in ahead}}

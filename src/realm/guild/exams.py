@@ -14,7 +14,6 @@ from realm.guild.curriculum import Knobs, SkillState
 from realm.guild.levels import CLOSED_MAX_TABLE, CLOSED_THRESHOLD, LOOKS, RETENTION_MIN_N, wilson
 
 SCOUT_N = 40
-SCOUT_FROM = 0.5  # accuracy at the training level in its last trial
 MANUAL_N = LOOKS[-1]
 PROBE_N = 30
 PROBE_LEVELS = 6  # the highest mastered ones: what the champion is chosen by
@@ -85,8 +84,7 @@ def plan_trials(
             # A quest's promotion trial comes after its training, and once: the wait after a fail is kept by that.
             waits = knobs.hold_trial or (name, each.training) in tried
             add("scout" if waits else "promotion", each, each.training)
-    known = state.seen.get(state.training) if state is not None else None
-    for level in sorted(mix) if known is not None and known.accuracy >= SCOUT_FROM else ():
+    for level in sorted(mix) if state is not None and state.half_known else ():
         if level > state.training:
             add("scout", state, level)
     for skill, level in due_checks(every.values()):
