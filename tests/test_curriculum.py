@@ -63,7 +63,12 @@ def test_a_closed_level_is_practised_alone_and_an_open_one_with_three_levels_ahe
     assert spec.level == 1 and spec.mix == {1: 1.0}
     assert spec.rehearsal_share == 0 and not spec.actions
     spec = next_quest(SkillState("bin", 30, 0))
-    assert spec.level == 1 and set(spec.mix) == {1, 2, 3, 4} and spec.mix[1] == pytest.approx(0.5)
+    assert spec.level == 1 and spec.mix == {1: 1.0}, "a skill begins with its easiest level alone"
+    for begun in (SkillState("bin", 30, 0, seen={1: Seen(0.5, 40, "promotion")}), SkillState("bin", 30, 1)):
+        spec, at = next_quest(begun), begun.training
+        new = {level: share / (1 - spec.rehearsal_share) for level, share in spec.mix.items() if level >= at}
+        assert new == pytest.approx({at: 0.5, **dict.fromkeys((at + 1, at + 2, at + 3), 0.5 / 3)})
+    assert next_quest(SkillState("bin", 30, 0, seen={1: Seen(0.45, 40, "promotion")})).mix == {1: 1.0}
 
 
 def test_rehearsal_follows_the_worst_deficit():
@@ -239,7 +244,8 @@ def test_open_levels_are_learnt_side_by_side_in_equal_shares_of_text():
 
 
 def test_the_quest_of_several_skills_has_all_their_levels_and_trials():
-    a, b = SkillState("a", 10, 1, seen={1: Seen(1.0, 80, "retention")}), SkillState("b", 10, 0)
+    a = SkillState("a", 10, 1, seen={1: Seen(1.0, 80, "retention")})
+    b = SkillState("b", 10, 0, seen={1: Seen(0.6, 40, "promotion")})
     spec = next_quest(a, others=[b], beside={"a": 0.6, "b": 0.4})
     share = spec.rehearsal_share
     assert 0 < share < 0.1 and sum(spec.mix.values()) + sum(spec.others["b"].values()) == pytest.approx(1)

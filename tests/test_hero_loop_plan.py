@@ -373,9 +373,15 @@ def test_open_skills_share_a_quest_and_each_is_examined_and_followed_up(world, h
                                                            mastered_at=1.0, step=1, trial_id="t"))  # fmt: skip
     promoted = [("seq_reverse", 1), ("mem_recall", 1), ("ghost", 1)]
     assert world.ask(plan.follow_ups, world.campaign, promoted) == [], "no quest is finished yet"
+    spec, serial = world.ask(plan.idle_spec, world.id, profile)
+    assert {skill: set(mix) for skill, mix in {spec.skill: spec.mix, **spec.others}.items()} == {
+        skill: {1, 2, 3, 4, 5} for skill in text}, "one to rehearse, one to learn, three ahead"  # fmt: skip
+    later = plan.make_idle(home, world.engine, world.campaign, profile, spec, serial)
     with db.write(world.engine) as connection:
-        board.set_state(connection, quest_id, "done", finished_at=world.tick())
+        for done in (quest_id, later):
+            board.set_state(connection, done, "done", finished_at=world.tick())
     assert world.ask(plan.follow_ups, world.campaign, promoted) == [("seq_reverse", 2), ("mem_recall", 2)]
+    assert world.ask(plan.follow_ups, world.campaign, promoted[1:]) == [("mem_recall", 2)]
     asked, _ = world.ask(plan.idle_spec, world.id, profile, "seq_reverse")
     assert set(asked.mix) == {1, 2, 3, 4, 5} and set(asked.others) == {"mem_recall"}
     assert set(asked.others["mem_recall"]) == {1}, "a person asked for one skill: the other is only kept"
