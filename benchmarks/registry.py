@@ -41,6 +41,8 @@ BENCHMARKS = (
     Benchmark("gate", "how often a hero of known true accuracy is promoted, beside naive rules"),
     Benchmark("refinery", "the refinery beside a plain pass; who loses rows", by_default=False, takes_more=True),
     Benchmark("first_levels", "how fast PIP masters levels, seed by seed", by_default=False, takes_more=True),
+    Benchmark("chunked_loss", "large vocabularies: logits in parts against logits made whole", by_default=False),
+    Benchmark("oracle_eye", "token weights against none, clean and corrupted", by_default=False, takes_more=True),
     Benchmark("climb", "the Guild against simpler curricula at equal budgets", by_default=False, takes_more=True),
 )
 
