@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: play stop test test-all lint bench setup setup-dev
+.PHONY: play stop test test-all lint bench bench-schools setup setup-dev
 
 play: setup
 	$(PY) -m training start-all --until-battle 120
@@ -30,3 +30,6 @@ lint:
 
 bench: setup-dev
 	$(PY) -m benchmarks
+
+bench-schools: setup-dev
+	$(PY) benchmarks/schools.py

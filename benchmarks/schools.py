@@ -1,6 +1,6 @@
 """What each school adds to the embedded hero: held-out accuracy before and after, at equal training tokens.
 
-    make bench-schools            # or: python benchmarks/schools.py --seeds 3 --tokens 200000 --json out.json
+    make bench-schools            # or: python benchmarks/schools.py --seeds 0 1 2 --tokens 200000 --json out.json
 
 PIP is brought to the middle of a skill by the Scribe (until about half of the answers are right on the public split);
 then every school goes on from those very weights with an optimizer of its own, on the same file of problems, until its
@@ -156,14 +156,15 @@ def table(lines: list[Line]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--schools", nargs="+", default=list(schools.SCHOOLS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--schools", nargs="+", default=[e.id for e in schools.SCHOOLS.values() if e.practice])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.manual_seed(0)
-    lines = [line for seed in range(options.seeds) for line in measure(options.schools, seed, options.tokens)]
-    print(f"\n{SKILL}, levels {LEVELS}, {options.tokens:,} training tokens, {options.seeds} seeds\n\n{table(lines)}")
+    lines = [line for seed in options.seeds for line in measure(options.schools, seed, options.tokens)]
+    print(f"\n{SKILL}, levels {LEVELS}, {options.tokens:,} training tokens, {len(options.seeds)} seeds\n")
+    print(table(lines))
     if options.json:
         options.json.write_text(json.dumps([vars(line) for line in lines], indent=1), encoding="utf-8")
 

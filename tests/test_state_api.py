@@ -72,6 +72,7 @@ def test_every_order_becomes_its_command(client, engine, play):
         ("battle/save", None, "battle.save", {}), ("mode", {"mode": "rest"}, "mode", {"mode": "rest"}),
         (f"quests/{quest}/retry", None, "quest.retry", {"quest_id": quest}),
         (f"quests/{quest}/move", {"lane": "high"}, "quest.move", {"quest_id": quest, "lane": "high"}),
+        (f"quests/{quest}/school", {"school": "mirror"}, "quest.school", {"quest_id": quest, "school": "mirror"}),
         (f"quests/{quest}/hold", None, "quest.hold", {"quest_id": quest}),
         (f"quests/{quest}/hold", {"hold": False}, "quest.unhold", {"quest_id": quest}),
         ("skills/bin/trial", None, "trial.run", {"skill": "bin"}),
@@ -87,6 +88,7 @@ def test_every_order_becomes_its_command(client, engine, play):
 
 @pytest.mark.parametrize(("path", "body", "status", "word"), [
     ("battle/explode", None, 422, "pause"), ("mode", {"mode": "sleep"}, 422, "train"), ("mode", {}, 422, "mode"),
+    ("quests/nope/school", {"school": "jugde"}, 422, "did you mean 'judge'"),
     ("quests/nope/retry", None, 404, "/api/quests"), ("skills/bni/trial", None, 404, "bin"),
     ("skills/bin/trial", {"level": 31}, 422, "1 to 30"), ("skills/bin/trial", {"stage": 3}, 422, "stage"),
 ])  # fmt: skip

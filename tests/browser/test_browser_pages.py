@@ -196,8 +196,10 @@ def test_quests_move_by_menu_and_are_tried_again(realm, open_page):
     page = open_page("/quests")
     card = page.locator('.card[data-name="questions.jsonl"]')
     key = card.get_attribute("data-quest")
-    card.locator("select").select_option("low")
-    eventually(lambda: realm.play.commands() == [("quest.move", {"quest_id": key, "lane": "low"})])
+    card.locator("select[data-school]").select_option("champion")
+    eventually(lambda: realm.play.commands() == [("quest.school", {"quest_id": key, "school": "champion"})])
+    card.locator("select[data-move]").select_option("low")
+    eventually(lambda: realm.play.commands()[1:] == [("quest.move", {"quest_id": key, "lane": "low"})])
     from realm.quests import board
 
     with realm.play.write() as connection:

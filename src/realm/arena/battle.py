@@ -528,9 +528,8 @@ class _Battle:
         if not (specs or probe or self.config.get("old_probes")):
             return "run"
         self.pulse.enter("trial", phase="trial")
-        reading = self.pulse.reading
         subject = trial.Subject(self.config["campaign_id"], checkpoint_id, held.step, self.row["id"],
-                                self.config["quest_id"], reading.loss_ema if reading else self._train_loss(held.step))
+                                self.config["quest_id"], self._train_loss(held.step))  # fmt: skip
         if probe:
             started = db.now()
             after = held.hero.loss(probe)
@@ -587,11 +586,17 @@ class _Battle:
         return self.worker.held.hero.loss(rows)
 
     def _train_loss(self, step: int) -> float | None:
-        """Smoothed loss at the checkpoint's step, for a battle without training."""
-        table = db.metrics
-        query = sa.select(table.c.loss_ema).where(table.c.run_id == self.row["run_id"], table.c.step <= step)
-        with self.engine.connect() as connection:
-            return connection.execute(query.order_by(table.c.step.desc()).limit(1)).scalar()
+        """Smoothed loss of the answers at the checkpoint's step; None where a school with another loss trained last."""
+        reading, school = self.pulse.reading, self.config["school"]
+        loss = reading.loss_ema if reading else None
+        if reading is None:  # a battle without training
+            m, b = db.metrics.c, db.battles.c
+            query = sa.select(m.loss_ema, b.school).join(db.battles, b.id == m.battle_id).where(
+                m.run_id == self.row["run_id"], m.step <= step)  # fmt: skip
+            with self.engine.connect() as connection:
+                found = connection.execute(query.order_by(m.step.desc()).limit(1)).first()
+            loss, school = found if found else (None, school)
+        return loss if schools.entry(school).nats else None
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from realm import db, events
+from realm import db, events, schools
 from realm.guild import campaigns, passives, primitives, progress
 from realm.guild.campaigns import method
 from realm.guild.curriculum import (
@@ -145,10 +145,11 @@ def last_knobs(connection: sa.Connection, campaign_id: str, skill: str) -> Knobs
 
 
 def last_hint(connection: sa.Connection, campaign_id: str, skill: str) -> str | None:
-    """The strain hint at the end of the campaign's newest training of a skill."""
+    """The strain hint at the end of the campaign's newest training of a skill, by a school whose loss is a strain."""
     battles, metrics, quests = db.battles, db.metrics, db.quests
+    telling = [entry.id for entry in schools.SCHOOLS.values() if entry.nats]
     query = sa.select(battles.c.id).join(quests, quests.c.id == battles.c.quest_id).where(
-        battles.c.campaign_id == campaign_id, quests.c.skill == skill)  # fmt: skip
+        battles.c.campaign_id == campaign_id, quests.c.skill == skill, battles.c.school.in_(telling))  # fmt: skip
     for battle_id in connection.execute(query.order_by(battles.c.id.desc()).limit(5)).scalars().all():
         query = sa.select(metrics.c.hint).where(metrics.c.battle_id == battle_id)
         found = connection.execute(query.order_by(metrics.c.step.desc()).limit(1)).first()
@@ -432,7 +433,7 @@ def quest_steps(quest: Mapping[str, Any], profile: HeroProfile) -> int:
     if quest["steps"]:
         return int(quest["steps"])
     rows = ((quest["report"] or {}).get("rows") or {}).get("rendered") or quest["rows"]
-    return max(1, math.ceil(rows * profile.epochs / profile.rows_per_step))
+    return max(1, math.ceil(rows * profile.epochs / schools.rows_per_step(quest["school"], profile)))
 
 
 def quest_start(

@@ -23,6 +23,7 @@ def campaign_new(
     budget_tokens: Annotated[int | None, typer.Option(help="Training and trial tokens.")] = None,
     budget_steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Root of every seed; default: the method's, or of the name.")] = None,
+    school: Annotated[list[str] | None, typer.Option(help="Idle quests take turns in these; repeat, also one.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Checkpoint to start from; default: base weights.")] = None,
     activate: Annotated[bool, typer.Option("--activate", help="Play it at once.")] = False,
     as_json: Json = False,
@@ -33,7 +34,8 @@ def campaign_new(
     from realm.settings import SettingsError
 
     payload: dict[str, Any] = {"hero_id": hero.lower(), "name": name, "method": _method(method),
-                               "goals": _goals(goal), "seed": seed, "checkpoint": checkpoint}  # fmt: skip
+                               "goals": _goals(goal), "seed": seed, "schools": school or None,
+                               "checkpoint": checkpoint}  # fmt: skip
     if budget_tokens is not None or budget_steps is not None:
         payload["budget"] = {"tokens": budget_tokens, "steps": budget_steps}
     payload = {key: value for key, value in payload.items() if value is not None}

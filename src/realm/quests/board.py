@@ -248,6 +248,8 @@ def assign(connection: sa.Connection, quest_id: str, school: str, options: Mappi
     if quest["started_at"] is not None and quest["school"] != school:
         raise BoardError(f"quest {quest['name']} has begun in the school {quest['school']}; skip it, then retry it in "
                          "another")  # fmt: skip
+    if quest["format"] == "preference" and school != "judge":
+        raise BoardError(f"quest {quest['name']} holds pairs of answers; only the Judge trains on them")
     origin = {**(quest["origin"] or {}), "options": dict(options)}
     told = f"school {school}" + (f" with {', '.join(f'{k}={v}' for k, v in options.items())}" if options else "")
     set_state(connection, quest_id, quest["state"], told, school=school, origin=origin)

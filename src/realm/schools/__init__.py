@@ -34,12 +34,14 @@ class Entry:
 
     `formats`: row formats of inbox files that go to this school by themselves (names of `afs.training.converters`,
     and "prompt" for prompts that a skill can mark answers to); those that no school names go to the Scribe.
-    `practice`: whether it can train on rows that skills make, so that idle quests may name it.
+    `practice`: whether it can train on rows that skills make, so that idle quests may name it. `nats`: whether its loss
+    is that of the answers, in nats per token, so that it tells how hard the hero works and what it knows by heart.
     """
 
     id: str
     formats: tuple[str, ...] = ()
     practice: bool = True
+    nats: bool = True
 
     @property
     def module(self) -> str:
@@ -52,8 +54,8 @@ SCHOOLS: Mapping[str, Entry] = {
         Entry("scribe"),  # every chat format
         Entry("mirror"),
         Entry("whisper", practice=False),  # it needs a teacher, which only a person can name
-        Entry("judge", ("preference",)),
-        Entry("champion", ("prompt",)),
+        Entry("judge", ("preference",), nats=False),
+        Entry("champion", ("prompt",), nats=False),
     )
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict
 
-from realm import db, events
+from realm import db, events, schools
 from realm.guild import campaigns
 from realm.guild.skills import SkillError, get_skill
 from realm.heroes.profile import ProfileError
@@ -47,6 +47,10 @@ class Mode(_Body):
 
 class Move(_Body):
     lane: Literal["high", "normal", "low"]
+
+
+class School(_Body):
+    school: str
 
 
 class Hold(_Body):
@@ -253,6 +257,14 @@ def _quest_orders(router: APIRouter, hub: Hub) -> None:
     @router.post("/quests/{quest_id}/move", status_code=202)
     def move(quest_id: str, body: Move, key: Key = None) -> Accepted:
         return _give(hub, "quest.move", {**_known(hub, quest_id), "lane": body.lane}, key)
+
+    @router.post("/quests/{quest_id}/school", status_code=202)
+    def school(quest_id: str, body: School, key: Key = None) -> Accepted:
+        try:
+            chosen = schools.entry(body.school).id
+        except schools.SchoolError as error:
+            raise HTTPException(422, str(error)) from error
+        return _give(hub, "quest.school", {**_known(hub, quest_id), "school": chosen}, key)
 
     @router.post("/quests/{quest_id}/hold", status_code=202)
     def hold(quest_id: str, body: Annotated[Hold | None, Body()] = None, key: Key = None) -> Accepted:

@@ -60,7 +60,7 @@ def check_new(connection: sa.Connection, home: RealmHome, values: Mapping[str, A
     Raises:
         CampaignError, method.MethodError, ProfileError, SkillError: what is wrong, and what to do.
     """
-    known = {"hero_id", "name", "method", "goals", "budget", "seed", "checkpoint", "activate"}
+    known = {"hero_id", "name", "method", "goals", "budget", "seed", "schools", "checkpoint", "activate"}
     for key in sorted(set(values) - known):
         raise CampaignError(f"campaign.new: unknown key {key!r}{nearest(key, sorted(known))}")
     if not isinstance(values.get("hero_id"), str):
@@ -82,7 +82,7 @@ def _method(connection: sa.Connection, values: Mapping[str, Any]) -> tuple[dict[
     base = method.parse(source if source is not None else {})
     if source is not None:
         origin = {**(base.origin or {}), "program": base.program, "differences": method.differences(base)}
-    over = {key: values[key] for key in ("goals", "budget", "seed") if values.get(key) is not None}
+    over = {key: values[key] for key in ("goals", "budget", "seed", "schools") if values.get(key) is not None}
     played_keys = {"goals", "budget", "seed", "schools", "idle_generation"}
     merged = base.model_dump(mode="json", include=played_keys) | over
     return method.parse(merged, "campaign.new").model_dump(mode="json", include=played_keys), origin

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from realm import db
+from realm import db, schools
 from realm.guild.levels import CLOSED_THRESHOLD, wilson
 from realm.guild.primitives import profile
 from realm.guild.progress import TRIAL_KINDS
@@ -131,7 +131,11 @@ def _quest_card(quest: dict[str, Any]) -> dict[str, Any]:
     state = quest["state"]
     acts = {"queued": ("move", "hold", "delete"), "hold": ("move", "unhold", "delete"), "failed": ("retry",),
             "skipped": ("retry",)}.get(state, ())  # fmt: skip
-    return {**quest, "acts": acts, "school_of": words.school(quest["school"]), "report_lines": report(quest["report"])}
+    able = [{"id": s.id, "name": words.school(s.id)["name"]} for s in schools.SCHOOLS.values()
+            if s.practice or s.id == quest["school"]]  # fmt: skip
+    free = "move" in acts and quest["started_at"] is None and quest["format"] != "preference"
+    return {**quest, "acts": acts, "schools": able if free else [], "school_of": words.school(quest["school"]),
+            "report_lines": report(quest["report"])}  # fmt: skip
 
 
 def report(told: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -73,8 +73,19 @@ async function move(select) {
   }
 }
 
+async function assign(select) {
+  const say = document.getElementById('move-say');
+  try {
+    await give(`quests/${select.dataset.school}/school`, {body: JSON.stringify({school: select.value}), button: select});
+    if (say) say.textContent = `Going to the school ${select.value}.`;
+  } catch (error) {
+    oops(select, error.message);
+    panel('queue');
+  }
+}
+
 function dim(conn) {
-  for (const button of document.querySelectorAll('[data-order], [data-upload], [data-move]')) {
+  for (const button of document.querySelectorAll('[data-order], [data-upload], [data-move], [data-school]')) {
     if (conn === 'live') {
       if (button.dataset.dimmed) {
         button.removeAttribute('aria-disabled');
@@ -97,6 +108,7 @@ export function start() {
   });
   document.addEventListener('change', event => {
     if (event.target.matches('[data-move]')) move(event.target);
+    if (event.target.matches('[data-school]')) assign(event.target);
   });
   on('event', event => {
     if (event.kind !== 'command') return;
