@@ -45,7 +45,8 @@ def test_numbers_and_names():
         assert f"`{kind}`" in PAGE
     for said in (f"expire {sparring.EXPIRES_STEPS:,} steps later", f"chunks of about {shelf.CHUNK_CHARS} characters",
                  f"folder `{shelf.FOLDER}/`", f"`queue/live/QUEST/{sparring.FILE}`",
-                 f"`queue/live/QUEST/{whisper.TOLD}`", teacher.KEY, sparring.WRONG, sparring.RIGHT, sparring.VERDICT, sparring.MEND):  # fmt: skip
+                 f"`queue/live/QUEST/{whisper.TOLD}`", teacher.KEY,
+                 sparring.WRONG, sparring.RIGHT, sparring.VERDICT, sparring.MEND):  # fmt: skip
         assert said in TEXT, said
     assert len(teacher.RETRY_S) + 1 == 4 and "four times in all" in TEXT
     assert (sparring.WANTED, sparring.LIKE) == (0.5, 0.5), "half of the asked; less than half like the golden answer"
