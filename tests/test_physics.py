@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import hero_kit as kit
 import memory_kit
 import pytest
@@ -222,3 +225,40 @@ def test_a_battle_is_refused_before_anything_is_loaded(home, engine):
 def test_a_mode_without_a_name_is_refused_with_the_nearest():
     with pytest.raises(ProfileError, match="did you mean 'qlora'"):
         modes.with_mode(load_profile("pip"), "qlorra")
+
+
+# --- Measured on a GPU ------------------------------------------------------------------------------------------------
+
+def test_the_gpu_script_runs_its_plan_and_says_what_it_cannot_do(tmp_path):
+    """Without a GPU every cell has its reason, and nothing is made."""
+    from benchmarks.gpu import memory
+
+    assert {(c["shape"], c["mode"]) for c in memory.plan(False)} == {
+        (s, m) for s in ("0.6B", "4B") for m in ("qlora", "lora", "galore_8bit", "deepspeed", "full")}  # fmt: skip
+    if physics.this_machine().gpus:
+        return
+    out = tmp_path / "cells.json"
+    assert memory.main(["--out", str(out)]) == 1
+    told = json.loads(out.read_text())
+    assert len(told["cells"]) == 10 and all("needs a GPU" in cell["cannot"] for cell in told["cells"])
+
+
+@pytest.mark.slow
+def test_the_gpu_script_measures_a_tiny_shape_here(tmp_path):
+    from benchmarks.gpu import memory
+
+    out = tmp_path / "cells.json"
+    assert memory.main(["--tiny", "--out", str(out)]) == 0
+    cells = {cell["mode"]: cell for cell in json.loads(out.read_text())["cells"]}
+    for mode in ("lora", "adamw"):
+        assert cells[mode]["measured"] > 10**8 and cells[mode]["tokens_per_s"] > 0
+    assert "needs a GPU" in cells["qlora"]["cannot"] or "measured" in cells["qlora"]
+
+
+def test_measured_cells_agree_with_the_formula():
+    """The file that the script wrote on a GPU, once it was run on one: within 10 % in every cell."""
+    file = Path(__file__).parents[1] / "benchmarks" / "gpu" / "measured.json"
+    cells = json.loads(file.read_text())["cells"] if file.exists() else []
+    for cell in cells:
+        if "measured" in cell:
+            assert cell["estimate"] == pytest.approx(cell["measured"], rel=0.10), cell

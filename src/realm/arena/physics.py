@@ -106,7 +106,7 @@ def _contradictions(profile: HeroProfile, home: RealmHome) -> list[str]:
         said.append(f"optimizer.type: {kind} with training_mode: {profile.training_mode}: adapters are low-rank "
                     "already; set optimizer.type: adamw")  # fmt: skip
     if profile.deepspeed_config:
-        if not modes.deepspeed_file(profile, home).is_file():
+        if not modes.deepspeed_file(profile, home.root).is_file():
             said.append(f"deepspeed_config: {profile.deepspeed_config} is no file, neither in {home.root} nor shipped; "
                         "use configs/ds_zero2_offload.json")  # fmt: skip
         if kind != "adamw" or profile.load_in_4bit:
@@ -354,12 +354,14 @@ def instants(
     }  # fmt: skip
 
 
-def estimate(profile: HeroProfile, shape: Shape, load: Load) -> Estimate:
-    """Bytes at the worst instant of training and of the trial after it.
+def estimate(profile: HeroProfile, shape: Shape, load: Load, trial: bool = True) -> Estimate:
+    """Bytes at the worst instant of training and, with `trial`, of the trial after it.
 
     total = weights + adapters + optimizer + the worst of `instants` + reference + teacher + fragmentation + context.
     """
     sizes, found = _Sizes(shape, profile, load), instants(profile, shape, load)
+    if not trial:
+        del found["in a trial"]
     instant = max(found, key=lambda name: sum(found[name].values()))
     copy = 2 * load.teacher + (sizes.weights() if load.reference and not modes.adapter(profile) else 0)
     bytes_of = {

@@ -57,7 +57,8 @@ def note_pair(home: RealmHome, profile: HeroProfile, found: Estimate, measured: 
 
 def note_battle(home: RealmHome, profile: HeroProfile, longest: int, measured: int) -> None:
     """The pair of a battle whose longest row had so many tokens. A full disk costs the pair, not the battle."""
-    found = physics.estimate_of(profile, home, max_length=longest)
+    load = Load.of(profile, physics.this_machine().device, max_length=longest)
+    found = physics.estimate(profile, shape_of(profile, home), load, trial=False)
     try:
         note_pair(home, profile, found, measured, "battle")
     except OSError as error:
@@ -244,6 +245,6 @@ def dry_run(home: RealmHome, profile: HeroProfile, load: Load, data: Path | None
     if "error" in told:
         raise ProfileError(f"the dry run of {profile.name} failed: {told['error']}")
     asked = Load(**{**vars(load), "max_length": told["longest"]})
-    found = physics.estimate(profile, shape_of(profile, home), asked)
+    found = physics.estimate(profile, shape_of(profile, home), asked, trial=False)
     note_pair(home, profile, found, told["measured"], "dry run")
     return {**told, "estimate": found.total}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from realm.heroes.profile import HeroProfile, ProfileError, merge, parse_profile
-from realm.settings import RealmHome, nearest
+from realm.settings import nearest
 
 _FULL = {"training_mode": "full", "load_in_4bit": False, "deepspeed_config": ""}
 _ADAPTER = {
@@ -98,8 +98,8 @@ def with_mode(profile: HeroProfile, name: str) -> HeroProfile:
     return parse_profile(merge(profile.model_dump(), mode_keys(name, profile)), profile.id)
 
 
-def deepspeed_file(profile: HeroProfile, home: RealmHome) -> Path:
-    """The DeepSpeed configuration a profile names: of the realm home, else as shipped, else an absolute path."""
+def deepspeed_file(profile: HeroProfile, root: Path) -> Path:
+    """The DeepSpeed configuration a profile names: of the realm home `root`, else as shipped, else an absolute path."""
     named = profile.deepspeed_config
-    own, shipped = home.root / named, Path(str(resources.files("realm"))) / named
+    own, shipped = root / named, Path(str(resources.files("realm"))) / named
     return own if own.is_file() else shipped if shipped.is_file() else Path(named).expanduser()

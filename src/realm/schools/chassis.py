@@ -29,16 +29,19 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from realm.guild.skills import Problem
+from realm.heroes import modes
 from realm.heroes.model import Hero, core
 from realm.heroes.profile import HeroProfile
 from realm.quests.sparring import SparringError, problems_of
+from realm.schools.fused import FusedBackward, eight_bit
 from realm.schools.muon import muon_adamw
 from realm.settings import RealmHome
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+PROJECTION = "projector.ortho_matrix"
 # Names of transformers' own optimizer factory (TrainingArguments.optim).
 OPTIM = {
-    "adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit",
+    "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor", "lion_8bit": "lion_8bit", "galore": "galore_adamw", "galore_8bit": "galore_adamw_8bit",
     "apollo": "apollo_adamw",
 }  # fmt: skip
@@ -247,6 +250,7 @@ class StepHooks(TrainerCallback):
         self, segment: Segment, rows_per_step: int, on_step: OnStep, count: Callable[[Mapping[str, Any]], Counted]
     ) -> None:  # fmt: skip
         self.segment, self.rows_per_step, self.on_step, self.count = segment, rows_per_step, on_step, count
+        self.norm: Callable[[], float] | None = None  # of an optimizer that has freed the gradients already
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         torch.manual_seed(step_seed(self.segment.seed, self.segment.campaign_id, self._step(state) + 1))
@@ -254,7 +258,8 @@ class StepHooks(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> Any:
         if not logs or "loss" not in logs:
             return control
-        step, loss, norm = self._step(state), logs["loss"], logs.get("grad_norm", 0.0)
+        step, loss = self._step(state), logs["loss"]
+        norm = logs.get("grad_norm", 0.0) if self.norm is None else self.norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             # A norm that is not finite has already spoilt the weights, although this step's loss is still a number.
             what = "Loss" if not math.isfinite(loss) else "Gradient"
@@ -279,8 +284,9 @@ def arguments(profile: HeroProfile, steps: int, folder: Path) -> dict[str, Any]:
         "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": wanted.batch_size,
         "gradient_accumulation_steps": wanted.gradient_accumulation, "learning_rate": wanted.learning_rate,
         "weight_decay": optimizer.weight_decay, "adam_beta1": optimizer.betas[0], "adam_beta2": optimizer.betas[1],
-        "max_grad_norm": wanted.max_grad_norm, "optim": OPTIM.get(optimizer.type, "adamw_torch"),
+        "max_grad_norm": 0.0 if modes.fused(profile) else wanted.max_grad_norm, "optim": _optim(profile),
         "optim_args": _optim_args(profile), "optim_target_modules": "all-linear" if _projected(profile) else None,
+        "deepspeed": str(modes.deepspeed_file(profile, folder.parent.parent)) if profile.deepspeed_config else None,
         "activation_checkpointing": wanted.gradient_checkpointing, "logging_steps": 1, "logging_nan_inf_filter": False,
         "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True,
         "dataloader_num_workers": 0, "dataloader_pin_memory": False, "remove_unused_columns": False,
@@ -350,10 +356,14 @@ def ask(hero: Hero, context: Context) -> Callable[[list[Any], int], list[tuple[s
         return answers
 
     return answer
+def _optim(profile: HeroProfile) -> str:
+    # The fused kernel of torch needs no temporary copy of the weights on a GPU; on a CPU nothing changes.
+    plain = "adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch"
+    return OPTIM.get(profile.optimizer.type, plain)
 
 
 def _projected(profile: HeroProfile) -> bool:
-    return profile.optimizer.type in ("galore", "galore_8bit", "apollo")
+    return profile.optimizer.type in modes.PROJECTED
 
 
 def _optim_args(profile: HeroProfile) -> str | None:
@@ -391,6 +401,8 @@ def begin(kept: OptimizerState, hero: Hero, segment: Segment, rows: Sequence[Any
         raise TrainingError("unsupported", "the quest has no rows that can be trained on; see the Cleric's report")
     if kept.optimizer is None and hero.profile.optimizer.type == "muon":
         kept.optimizer = muon_adamw(hero.profile, hero.model)
+    if kept.optimizer is None and modes.fused(hero.profile):
+        kept.optimizer = eight_bit(hero.profile, hero.model)
     return True
 
 
@@ -409,13 +421,21 @@ def run(
     """
     profile, model = hero.profile, hero.model
     trainer.remove_callback(PrinterCallback)
-    if kept.optimizer is None:
-        kept.optimizer = trainer.create_optimizer()
-    kept.physics = physics(profile, model, family)
-    _restore(kept, model)
-    _base_rates(profile, kept.optimizer)
-    trainer.lr_scheduler = _schedule(kept.optimizer, profile.training_defaults.warmup_steps, segment.start_step,
-                                     rate)  # fmt: skip
+    if profile.deepspeed_config:
+        _for_deepspeed(trainer, profile, segment, rate)
+        kept.optimizer, kept.physics, kept.loaded = None, {}, {}
+    else:
+        if kept.optimizer is None:
+            kept.optimizer = trainer.create_optimizer()
+        kept.physics = physics(profile, model, family)
+        _restore(kept, model)
+        _base_rates(profile, kept.optimizer)
+        trainer.lr_scheduler = _schedule(kept.optimizer, profile.training_defaults.warmup_steps, segment.start_step,
+                                         rate)  # fmt: skip
+    if isinstance(kept.optimizer, FusedBackward):
+        for hooks in trainer.callback_handler.callbacks:
+            if isinstance(hooks, StepHooks):
+                hooks.norm = kept.optimizer.norm
     try:
         trainer.train()
     except (RuntimeError, MemoryError) as error:
@@ -424,6 +444,18 @@ def run(
         raise TrainingError("oom", _oom_text(profile, error)) from error
     finally:
         model.eval()
+
+
+def _for_deepspeed(trainer: Trainer, profile: HeroProfile, segment: Segment, rate: float) -> None:
+    """DeepSpeed makes its own AdamW from its configuration and asks the Trainer for a schedule of it. Its state is
+    not carried over: the next quest begins anew, and the battle says so."""
+    warmup = profile.training_defaults.warmup_steps
+
+    def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:
+        trainer.lr_scheduler = _schedule(optimizer, warmup, segment.start_step, rate)
+        return trainer.lr_scheduler
+
+    trainer.create_scheduler = create_scheduler
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -447,7 +479,10 @@ def save_optimizer(kept: OptimizerState, model: Any, folder: Path) -> dict[str, 
     if kept.optimizer is not None:
         for name, parameter in model.named_parameters():
             for key, value in kept.optimizer.state.get(parameter, {}).items():
-                values[f"{name}|{key}"] = value
+                # GaLore keeps its projection in an object; the rest of that is in the parameter's group.
+                projection = getattr(value, "ortho_matrix", None)
+                values[f"{name}|{key}" if projection is None else f"{name}|{PROJECTION}"] = (
+                    value if projection is None else projection)  # fmt: skip
     tensors = {name: v.detach().cpu().contiguous() for name, v in values.items() if isinstance(v, Tensor)}
     save_file(tensors, str(folder / OPTIMIZER_FILE))
     numbers = {name: v for name, v in values.items() if not isinstance(v, Tensor)}
@@ -468,5 +503,17 @@ def _restore(kept: OptimizerState, model: Any) -> None:
         owner = parameters[parameter]
         if isinstance(value, Tensor) and value.ndim:  # step counters are scalars and stay on the CPU
             value = value.to(owner.device)
+        if key == PROJECTION:
+            key, value = "projector", _projector(kept.optimizer, owner, value)
         kept.optimizer.state[owner][key] = value
     kept.loaded = {}
+
+
+def _projector(optimizer: torch.optim.Optimizer, owner: Tensor, matrix: Tensor) -> Any:
+    from galore_torch.galore_projector import GaLoreProjector
+
+    group = next(g for g in optimizer.param_groups if any(p is owner for p in g["params"]))
+    made = GaLoreProjector(group["rank"], update_proj_gap=group["update_proj_gap"], scale=group["scale"],
+                           proj_type=group["proj_type"])  # fmt: skip
+    made.ortho_matrix = matrix
+    return made
