@@ -28,7 +28,7 @@ def fuse(hero, max_norm):
 def _adamw(profile, parameter):
     wanted = profile.optimizer
     return torch.optim.AdamW([parameter], lr=profile.training_defaults.learning_rate, betas=wanted.betas,
-                             weight_decay=wanted.weight_decay)  # fmt: skip
+                             weight_decay=wanted.weight_decay if parameter.ndim > 1 else 0.0)  # fmt: skip
 
 
 def learn(hero, kept, tmp_path, steps=5, start=0, cursor=0):

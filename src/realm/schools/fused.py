@@ -74,11 +74,12 @@ def eight_bit(profile: HeroProfile, model: Any) -> FusedBackward:
     from bitsandbytes.optim import AdamW8bit, AdamW32bit
 
     wanted, rate = profile.optimizer, profile.training_defaults.learning_rate
-    common = {"lr": rate, "betas": wanted.betas, "weight_decay": wanted.weight_decay}
     embedding = core(model).get_input_embeddings().weight
     projected = _linear(model) if wanted.type == "galore_8bit" else set()
 
     def make(parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
+        decay = wanted.weight_decay if parameter.ndim > 1 else 0.0  # norms do not decay, as in transformers' Trainer
+        common = {"lr": rate, "betas": wanted.betas, "weight_decay": decay}
         if parameter is embedding:
             return AdamW32bit([parameter], **common)
         if id(parameter) not in projected:
