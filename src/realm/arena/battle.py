@@ -406,6 +406,7 @@ class _Battle:
         else:
             reasons = ["first training of this hero" if held.step == 0 else "the checkpoint holds no resume state"]
         if reasons:
+            held.optimizer.close()
             held.optimizer = chassis.OptimizerState()
         text = "Optimizer state begins anew: " + "; ".join(reasons) if reasons else "Optimizer state carried over"
         self.pulse.note("optimizer", text + ".", "info", battle_id=self.row["id"], reset=bool(reasons),

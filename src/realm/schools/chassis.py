@@ -106,6 +106,11 @@ class OptimizerState:
     physics: dict[str, Any] = field(default_factory=dict)
     loaded: dict[str, Any] = field(default_factory=dict)
 
+    def close(self) -> None:
+        """Give the optimizer up: one that works inside the backward pass must let go of the parameters."""
+        if isinstance(self.optimizer, FusedBackward):
+            self.optimizer.close()
+
 
 @dataclass(frozen=True)
 class Context:
