@@ -6,7 +6,7 @@ import math
 import re
 
 import pytest
-from benchmarks import chunked_loss, oracle_eye
+from benchmarks import oracle_eye
 
 from realm.guild.skills import get_skill
 
@@ -65,14 +65,6 @@ def test_a_tenth_of_the_answers_is_wrong_and_the_questions_stay():
     assert [row[:-1] for row in rows] == [p.messages[:-1] for p in found]
     assert rows == oracle_eye.corrupted(found, 0) != oracle_eye.corrupted(found, 1)
     assert oracle_eye.corrupted(found, 0, 0.0) == [p.messages for p in found]
-
-
-@pytest.mark.slow
-def test_logits_in_parts_need_less_memory_for_the_same_loss():
-    parts, whole = (chunked_loss.once(way, 400, 120_000) for way in ("parts", "whole"))
-    assert parts["mb"] < 0.9 * whole["mb"]
-    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-6)
-    assert parts["norm"] == pytest.approx(whole["norm"], rel=1e-4)
 
 
 def test_commands_and_numbers_of_the_page_exist():
