@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import orjson
 import pytest
@@ -54,6 +55,48 @@ def test_sparring_rows_in_the_inbox_are_the_mirrors(home, tables):
     assert [t.state for t in box(home, tables).poll()] == ["queued"]
     quest = tables.quests()[0]
     assert quest["school"] == "mirror" and quest["report"]["reasons"] == [] and quest["rows"] == len(sparring_rows())
+
+
+def test_questions_for_a_teacher_are_the_whispers(home, tables):
+    exam = get_skill("attn_count").generate(2, 1, 1, "trial")[0].prompt
+    rows = [{"prompt": "What is the moon?", "teacher": "http://host/v1", "model": "sage"},
+            {"prompt": "And the sun?", "teacher": "http://host/v1", "model": "sage"},
+            {"prompt": "And Mars?", "teacher": "other"}, {"prompt": " ", "teacher": "http://host/v1", "model": "sage"},
+            {"prompt": exam, "teacher": "http://host/v1", "model": "sage"}]  # fmt: skip
+    written(home.inbox / "asked.jsonl", rows)
+    box(home, tables).poll()
+    quest = tables.quests()[0]
+    assert (quest["school"], quest["state"], quest["rows"]) == ("whisper", "queued", 2)
+    assert quest["origin"]["options"] == {"teacher": "http://host/v1", "model": "sage"}
+    assert {r["code"] for r in quest["report"]["reasons"]} == {"other_teacher", "format", "trial_split"}
+    assert (home.root / quest["path"]).read_bytes() == lines(*rows[:2]), "bytes in, bytes out"
+
+
+def test_what_schools_left_behind_is_cleared_away(home, tables):
+    from realm.arena import tending
+
+    task = next(t for t in tending.tasks(home) if t.name == "lessons")
+    now = {"done": ("done", 1.0), "old": ("failed", db.now() - 9e7), "new": ("failed", db.now()),
+           "on": ("queued", None)}  # fmt: skip
+    with db.write(tables.engine) as connection:
+        for name, (state, finished) in now.items():
+            board.enqueue(connection, board.NewQuest(id=name, name=name, kind="file", state="queued"))
+            board.set_state(connection, name, state, finished_at=finished)
+    for name in (*now, "nobody"):
+        (home.queue / "live" / name).mkdir(parents=True)
+        (home.queue / "live" / name / "teacher.jsonl").write_text("x" * 10)
+    answers = home.queue / "answers"
+    answers.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (answers / name).write_text("x")
+    for path in (answers / "a.jsonl", home.queue / "live" / "nobody"):
+        os.utime(path, (1.0, 1.0))
+    gone = {"queue/live/done", "queue/live/old", "queue/live/nobody", "queue/answers/a.jsonl"}
+    assert {f.what for f in task.run(home, tables.engine, True)} == gone
+    assert (home.queue / "live" / "done").exists(), "a dry run changes nothing"
+    assert {f.what for f in task.run(home, tables.engine, False)} == gone
+    assert sorted(p.name for p in home.queue.glob("live/*")) == ["new", "on"] and not (answers / "a.jsonl").exists()
+    assert task.run(home, tables.engine, False) == []
 
 
 def test_rows_of_two_schools_in_one_file_are_told_apart(home, tables):

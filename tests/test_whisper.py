@@ -443,3 +443,34 @@ def test_a_row_without_a_question_is_refused(asking):
     with endpoint(lambda *_: (200, {}, said("x"))) as (at, seen), pytest.raises(TrainingError, match="no question"):
         asking(at, [{"prompt": "  "}])
     assert not seen
+
+
+# --- a checkpoint that writes -------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_answers_where_a_row_does_not_and_is_marked_too(hero, home, context, monkeypatch):
+    problems, rows = questions()
+    bare = [{"prompt": p.prompt, "skill": "attn_count", "level": 2, "teacher": "x"} for p in problems]
+    golden = {p.prompt: p.golden for p in problems}
+    lie = problems[1].prompt
+    real = Hero.answer
+
+    def answer(self, conversations, room, interrupted=lambda: False):
+        assert len(real(self, conversations[:1], 3)) == 1, "the teacher can be asked"
+        return [("= 77" if c[-1]["content"] == lie else golden[c[-1]["content"]], 4) for c in conversations]
+
+    monkeypatch.setattr(Hero, "answer", answer)
+    made, dropped = whisper.prepare(hero, bare, context[0])
+    assert [(i, code) for i, code, _ in dropped] == [(1, "teacher_wrong")] and len(made) == 3
+    assert all(isinstance(row, whisper.Taught) for row in made), "and its predictions are learnt"
+    monkeypatch.setattr(whisper, "_load_teacher", lambda *_: pytest.fail("loaded again"))
+    again, _ = whisper.prepare(hero, bare, replace(context[0], fresh=False))
+    assert [row.ids for row in again] == [row.ids for row in made]
+
+
+def test_a_lora_hero_is_whispered_to(home, context):
+    profile = kit.micro_profile(training_mode="lora", optimizer={"type": "adamw"})
+    hero = Hero.load(profile, kit.born(home, profile))
+    rows, _ = whisper.prepare(hero, raws(), context[0])
+    facts = learn(hero, rows, context[0], steps=3)
+    assert facts[-1].facts["trained_loss"] < facts[0].facts["trained_loss"]

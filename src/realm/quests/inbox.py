@@ -166,6 +166,8 @@ class Inbox:
             return self._duplicate(path, name, alive)
         quest_id = self._quest_id(sha256, path)
         report, target = self._examine(lane, path, quest_id)
+        if report.get("options"):
+            origin |= {"options": report["options"]}
         if wish := _wish(path):
             # Pairs and plain rows have not the same shape: a school that cannot read the file says so in its battle.
             report |= {"school": wish["school"]}

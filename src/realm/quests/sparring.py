@@ -131,7 +131,10 @@ def problems_of(rows: Iterable[Mapping[str, Any]], where: str) -> list[Problem]:
         problem = problem_in(row)
         if problem is None:
             continue
-        skill = get_skill(problem.skill)
+        try:
+            skill = get_skill(problem.skill)
+        except SkillError:
+            continue  # the skill went since the row was made: nobody could mark the answer
         # What the row claims is not believed: the split is asked of the skill where it can read its prompts back.
         split = skill.split_of(problem.prompt) or problem.split
         if split != "train":

@@ -33,7 +33,8 @@ class Entry:
     """One school as the torch-free parts of the realm know it.
 
     `formats`: row formats of inbox files that go to this school by themselves (names of `afs.training.converters`,
-    and "prompt" for prompts that a skill can mark answers to); those that no school names go to the Scribe.
+    "prompt" for prompts that a skill can mark answers to, "question" for those that name their teacher); those that no
+    school names go to the Scribe.
     `practice`: whether it can train on rows that skills make, so that idle quests may name it. `nats`: whether its loss
     is that of the answers, in nats per token, so that it tells how hard the hero works and what it knows by heart.
     """
@@ -53,7 +54,7 @@ SCHOOLS: Mapping[str, Entry] = {
     for entry in (
         Entry("scribe"),  # every chat format
         Entry("mirror"),
-        Entry("whisper", practice=False),  # it needs a teacher, which only a person can name
+        Entry("whisper", ("question",), practice=False),  # it needs a teacher, which only a person can name
         Entry("judge", ("preference",), nats=False),
         Entry("champion", ("prompt",), nats=False),
     )

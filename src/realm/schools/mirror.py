@@ -40,7 +40,7 @@ class Options(BaseModel):
 
     ask: int = Field(2_000, ge=1, description="problems at most; 2,000 answers take a small hero seconds")
     weak: tuple[str, ...] = ()
-    plain: float = Field(0.5, ge=0, lt=1)
+    plain: float = Field(0.5, ge=0, le=0.9)
 
 
 def prepare(

@@ -8,7 +8,8 @@ A teacher is another checkpoint, whose whole prediction is learnt, or an OpenAI-
   and the KL itself where `top` is the whole vocabulary. What the teacher said is worked out once, when the quest
   begins, and kept in the quest's folder: a resumed quest reads it and does not load the teacher at all.
 * By endpoint: the rows' questions are asked, grounded in the knowledge shelf where it says something about them; an
-  answer to a problem of a skill must please its grader. What passes is trained on as the Scribe does.
+  answer to a problem of a skill must please its grader. What passes is trained on as the Scribe does. A checkpoint
+  answers too, where a row has no answer.
 
 The quest's options: see `Options`. Torch is used for checkpoints only.
 """
@@ -96,12 +97,13 @@ def prepare(
         TrainingError: no teacher, one of another vocabulary, or an endpoint that cannot teach.
     """
     options = options_of(context)
-    if options.writes:
-        said, dropped = _answers(raw, options, context)
-        made, lost = hero.render([row["messages"] for row in said])
-        return made, [*dropped, *((said[index]["row"], code, text) for index, code, text in lost)]
-    made, dropped = scribe.prepare(hero, raw, context)
-    return (_predictions(hero, made, options, context) if made else []), dropped
+    said: Sequence[Mapping[str, Any]] = raw
+    dropped: list[Dropped] = []
+    if options.writes or not all(map(_answered, raw)):
+        said, dropped = _answers(hero, raw, options, context)
+    made, lost = hero.render([row["messages"] for row in said])
+    dropped.extend((said[index].get("row", index), code, text) for index, code, text in lost)
+    return (_predictions(hero, made, options, context) if made and not options.writes else made), dropped
 
 
 def train(
@@ -238,7 +240,7 @@ def teacher_folder(teacher: str, context: Context) -> Path:
     """
     own = Path(teacher).expanduser()
     own = own if own.is_absolute() or context.home is None else context.home.root / own
-    if (own / "config.json").is_file():
+    if (own / "config.json").is_file() or (own / "adapter_config.json").is_file():
         return own
     try:
         engine = db.connect(context.home)
@@ -270,18 +272,27 @@ def check_vocabulary(teacher: Any, hero: Any, name: str) -> None:
     )
 
 
-def _ask_model(
-    hero: Hero, rows: Sequence[Rendered], options: Options, context: Context
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What a checkpoint predicts at every trained token of the rows, in their order: as `soften` gives it."""
+def _load_teacher(hero: Hero, options: Options, context: Context) -> Any:
+    """The teacher's model, its vocabulary compared before its weights are read.
+
+    Raises:
+        TrainingError: there is no such teacher, it does not fit, or it cannot be read.
+    """
     folder = teacher_folder(options.teacher, context)
     try:
         check_vocabulary(load_tokenizer(folder), hero.tokenizer, options.teacher)
         context.phase("loading the teacher")
-        model = load_model(folder)
+        return load_model(folder)
     except (ProfileError, SafetensorError, OSError, ValueError) as error:
         raise TrainingError("unsupported", f"teacher {options.teacher} cannot be loaded ({error}); mend its folder or "
                             "name another") from error  # fmt: skip
+
+
+def _ask_model(
+    hero: Hero, rows: Sequence[Rendered], options: Options, context: Context
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What a checkpoint predicts at every trained token of the rows, in their order: as `soften` gives it."""
+    model = _load_teacher(hero, options, context)
     shared = min(model.get_output_embeddings().weight.shape[0], hero.model.get_output_embeddings().weight.shape[0])
     pairs, trained = numbered(rows), sum(row.trained for row in rows)
     kept = min(options.top, shared)
@@ -310,8 +321,13 @@ def _ask_model(
 # --- a teacher that writes ----------------------------------------------------------------------------------------
 
 
+def _answered(row: Mapping[str, Any]) -> bool:
+    turns = row.get("messages") or []
+    return bool(turns) and turns[-1]["role"] == "assistant"
+
+
 def _answers(
-    raw: Sequence[Mapping[str, Any]], options: Options, context: Context
+    hero: Hero, raw: Sequence[Mapping[str, Any]], options: Options, context: Context
 ) -> tuple[list[dict[str, Any]], list[Dropped]]:  # fmt: skip
     """(rows with the teacher's answers, what was left out): those on disk where the quest goes on."""
     path = context.folder / SAID
@@ -320,7 +336,8 @@ def _answers(
     questions = [_question(row) for row in raw]
     passages = _ground([turns[-1]["content"] for turns in questions], options, context)
     asked = [_dress(turns, found) for turns, found in zip(questions, passages, strict=True)]
-    answers = _ask_endpoint(asked, options, context)
+    answers = _ask_endpoint(asked, options, context) if options.writes else _ask_to_write(hero, questions, options,
+                                                                                          context)  # fmt: skip
     rows, dropped = [], []
     for index, (row, turns, found, answer) in enumerate(zip(raw, questions, passages, answers, strict=True)):
         made = _row(turns, answer, found, options) | {"row": index}
@@ -346,7 +363,7 @@ def _question(row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _ground(questions: Sequence[str], options: Options, context: Context) -> list[list[shelf.Passage]]:
-    if not options.passages or context.home is None:
+    if not (options.writes and options.passages) or context.home is None:
         return [[] for _ in questions]
     found = shelf.open_shelf(context.home)
     return [found.search(question, options.passages) for question in questions]
@@ -378,6 +395,20 @@ def _ask_endpoint(asked: Sequence[list[dict[str, str]]], options: Options, conte
     return answers
 
 
+def _ask_to_write(
+    hero: Hero, questions: Sequence[list[dict[str, str]]], options: Options, context: Context
+) -> list[Answer]:  # fmt: skip
+    """Greedy answers of a checkpoint, asked as the hero itself is asked."""
+    interrupted = _latched(context.interrupted)
+    sage = Hero(hero.profile, _load_teacher(hero, options, context), hero.tokenizer)
+    context.phase(f"the teacher answers {len(questions):,} questions")
+    told = sage.answer(questions, options.max_tokens, interrupted)
+    if interrupted():
+        raise Interrupted
+    return [Answer(text.strip(), "cut" if written >= options.max_tokens else None if text.strip() else "empty")
+            for text, written in told]  # fmt: skip
+
+
 def _latched(interrupted: Callable[[], bool]) -> Callable[[], bool]:
     """Says yes for ever once it said yes: the battle's own answer holds only for the moment."""
     said = False
@@ -395,7 +426,7 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     sources = [{"source": p.source, "first": p.first, "last": p.last} for p in passages]
     return {"messages": [*turns, {"role": "assistant", "content": answer.text}], "origin": "teacher",
-            "teacher_model": options.model, "sources": sources}  # fmt: skip
+            "teacher_model": options.model or options.teacher, "sources": sources}  # fmt: skip
 
 
 def _fault(
@@ -421,7 +452,8 @@ def _tell(
     refused = Counter(code for _, code, _ in dropped)
     kept = len(answers) - len(dropped)
     why = ", ".join(f"{count} {code.replace('_', ' ')}" for code, count in sorted(refused.items()))
-    text = (f"The teacher {options.model} answered {len(answers):,} questions ({grounded:,} grounded in the shelf); "
+    name = options.model or options.teacher
+    text = (f"The teacher {name} answered {len(answers):,} questions ({grounded:,} grounded in the shelf); "
             f"{kept:,} are learnt" + (f", left out: {why}" if why else ""))  # fmt: skip
     level = "trouble" if 2 * kept < len(answers) else "info"
     context.note("lesson", text, level, what="teacher", teacher=options.teacher, model=options.model, kept=kept,

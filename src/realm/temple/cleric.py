@@ -101,6 +101,12 @@ class Rejection(Exception):
         self.fate, self.code, self.text = fate, code, text
 
 
+def is_question(row: Mapping[str, Any]) -> bool:
+    """Whether a row asks a teacher it names: `prompt`, `teacher` (and `model` for an address), no answer."""
+    answers = ("messages", "completion", "response", "chosen", "rejected", "output")
+    return all(isinstance(row.get(key), str) for key in ("prompt", "teacher")) and not any(a in row for a in answers)
+
+
 def _plain(value: str | list[Any]) -> str:
     """The text of one side of a pair: a string, or messages."""
     if isinstance(value, str):
@@ -110,6 +116,7 @@ def _plain(value: str | list[Any]) -> str:
 
 
 PROMPT = "prompt"  # the format of a row that is a prompt and nothing to answer it
+QUESTION = "question"  # such a row that names the teacher who is to answer it
 
 
 def _prompt_only(row: Mapping[str, Any]) -> str | None:
@@ -135,6 +142,7 @@ class Gate:
         self.capped: list[tuple[int, str]] = []  # (line, origin) of rows whose origin has a cap
         self._gone: set[bytes] = set()  # what the rows over a cap said
         self.school: str | None = None
+        self.options: dict[str, Any] | None = None  # of the quest, for its school, where the rows say them
         self.formats: Counter[str] = Counter()
         self.skill_rows: Counter[str] = Counter()
         self.levels: Counter[str] = Counter()
@@ -151,22 +159,23 @@ class Gate:
         Raises:
             Rejection: the row's other fate, with the reason.
         """
-        name = detect(row.value) or _prompt_only(row.value)
+        name = QUESTION if is_question(row.value) else detect(row.value) or _prompt_only(row.value)
         if name is None:
             keys = ", ".join(sorted(map(str, row.value))[:8]) or "none"
             raise Rejection("quarantined", "unknown_format", f"no known training format has the keys: {keys}")
-        school = "mirror" if is_sparring(row.value) else schools.of_format(name)
+        school = schools.of_format(name)
+        school = "mirror" if school == "scribe" and is_sparring(row.value) else school
         if self.school not in (None, school):
             raise Rejection("quarantined", "other_school", f"a row for school {school} in a file for {self.school}; "
                             "put it into a file of its own")  # fmt: skip
-        read = {"preference": self._pair, PROMPT: self._prompt}.get(name)
+        read = {"preference": self._pair, PROMPT: self._prompt, QUESTION: self._ask}.get(name)
         raw, messages = read(row) if read else self._chat(row, name)
         self._drop_held_out(messages)
         digest = hashlib.blake2b(orjson.dumps(messages), digest_size=8).digest()
         origin = self._origin(row, digest)
         if not self._seen.add(int.from_bytes(digest, "big")):
             raise Rejection("duplicate", "exact", "the same conversation stands earlier in the file")
-        if school != "judge":
+        if school != "judge" and name != QUESTION:
             self._measure(messages)
         self.school = school
         self.formats[name] += 1
@@ -209,6 +218,17 @@ class Gate:
         problem = skill.problem_of(prompt)
         made = {"messages": problem.messages, "skill": skill.id, "level": problem.level, "id": problem.id}
         return orjson.dumps(made), problem.messages
+
+    def _ask(self, row: Row) -> tuple[bytes, list[dict[str, str]]]:
+        """A question for a teacher; one file has one teacher, whose name is an option of its quest."""
+        prompt, own = row.value["prompt"], {key: row.value[key] for key in ("teacher", "model") if row.value.get(key)}
+        if not prompt.strip():
+            raise Rejection("quarantined", "format", "'prompt' is empty: there is nothing to ask the teacher")
+        if self.options not in (None, own):
+            raise Rejection("quarantined", "other_teacher", f"a question for {own}, the file's teacher is "
+                            f"{self.options}; put it into a file of its own")  # fmt: skip
+        self.options = own
+        return row.raw, [{"role": "user", "content": prompt}]
 
     @staticmethod
     def _pair(row: Row) -> tuple[bytes, list[dict[str, str]]]:
@@ -405,7 +425,8 @@ def _report(gate: Gate, counts: Counts, found: _Findings, tokens_missing: str) -
         "verdict": verdict, "level": "standard" if gate.tokens else "quick", "rows": rows, "origins": told,
         "origin_caps": caps,
         "format": "+".join(sorted(gate.formats)) or None, "formats": dict(gate.formats), "school": gate.school,
-        "skill": skill if verdict != "refused" else None, "mix": mix if skill else None, "reasons": found.to_list(),
+        "options": gate.options, "skill": skill if verdict != "refused" else None, "mix": mix if skill else None,
+        "reasons": found.to_list(),
         "tokens": _token_facts(gate, tokens_missing), "balance": _balance(gate, counts), "warnings": warnings,
         "next_action": next_action, "probe": None,
     }  # fmt: skip
