@@ -450,7 +450,7 @@ def test_a_row_without_a_question_is_refused(asking):
 
 def test_a_checkpoint_answers_where_a_row_does_not_and_is_marked_too(hero, home, context, monkeypatch):
     problems, rows = questions()
-    bare = [{"prompt": p.prompt, "skill": "attn_count", "level": 2, "teacher": "x"} for p in problems]
+    bare = [{"prompt": p.prompt, "teacher": "x"} for p in problems]
     golden = {p.prompt: p.golden for p in problems}
     lie = problems[1].prompt
     real = Hero.answer

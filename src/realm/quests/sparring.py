@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 
 from afs.jsonl import AtomicWriter
-from realm.guild.skills import Problem, Skill, SkillError, get_skill
+from realm.guild.skills import Problem, Skill, SkillError, all_skills, get_skill
 from realm.guild.skills.base import keyed_rng
 from realm.settings import RealmHome
 
@@ -149,17 +149,31 @@ def problems_of(rows: Iterable[Mapping[str, Any]], where: str) -> list[Problem]:
 
 
 def problem_in(row: Mapping[str, Any]) -> Problem | None:
+    """The problem that a row is: as it says itself, else as a skill reads its first turn (or its `prompt`)."""
     try:
         return Problem.from_dict(dict(row))
     except SkillError:
         pass
-    messages, name = row.get("messages"), row.get("skill")
-    if not messages or not isinstance(name, str):
+    turns = row.get("messages")
+    text, level = turns[0]["content"] if turns else row.get("prompt"), row.get("level")
+    if not isinstance(text, str):
         return None
+    for skill in _skills(row.get("skill")):
+        try:
+            if skill.split_of(text) is not None:
+                found = skill.problem_of(text)
+                return replace(found, level=level) if isinstance(level, int) and 0 < level <= skill.max_level else found
+        except SkillError:
+            continue
+    return None
+
+
+def _skills(name: Any) -> list[Skill]:
+    """The skill that a row names, else all that are here."""
     try:
-        return replace(get_skill(name).problem_of(messages[0]["content"]), level=int(row.get("level") or 1))
+        return [get_skill(name)] if isinstance(name, str) else list(all_skills())
     except SkillError:
-        return None
+        return []
 
 
 # --- the session --------------------------------------------------------------------------------------------------
