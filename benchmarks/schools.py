@@ -6,7 +6,8 @@ PIP is brought to the middle of a skill by the Scribe (until about half of the a
 then every school goes on from those very weights with an optimizer of its own, on the same file of problems, until its
 trainer has read the budget of tokens (sampled answers that are trained on count, what a school asks beforehand does
 not: `prepare s` shows what it costs). Accuracy is measured on problems of the probe split, which no school ever sees,
-greedy, with a 95 % interval over the pooled seeds (Wilson). `stay` is the hero that does nothing.
+greedy, with a 95 % interval over the pooled seeds (Wilson). `stay` is the hero that does nothing. The Whisper's teacher
+is the same hero after four budgets of the Scribe (`teacher`); what it cost to make is not counted.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from realm.settings import RealmHome
 SKILL, LEVELS = "xfm_substitute", (1, 2, 3)
 ROWS_PER_LEVEL, ASKED_PER_LEVEL = 2000, 200
 BASE_PIECE, BASE_AT_MOST, HALF = 10, 400, 0.4  # steps of the base between two looks; where it ends
-TOKENS = 200_000
+TOKENS, TEACHER_BUDGETS = 200_000, 4
 
 
 @dataclass
@@ -90,12 +91,13 @@ def base(hero: Hero, raw: list[dict[str, Any]], seed: int, scratch: Path) -> int
 
 
 def attend(name: str, hero: Hero, raw: list[dict[str, Any]], seed: int, start: int, budget: int, home: RealmHome,
-           line: Line) -> None:  # fmt: skip
+           line: Line, options: dict[str, Any] | None = None) -> None:  # fmt: skip
     """Train with one school until it has read the budget."""
     school = schools.load(name)
     folder = Path(tempfile.mkdtemp(dir=home.root))
     context = chassis.Context(
         folder, seed=seed, step=start, campaign_id="bench", run_id="bench", quest_id=f"{name}-{seed}", home=home,
+        options=options or {},
         note=lambda kind, text, level, **payload: line.notes.append(text))  # fmt: skip
     clock = time.perf_counter()
     rows, _ = school.prepare(hero, raw, context)
@@ -123,11 +125,19 @@ def measure(names: list[str], seed: int, budget: int) -> list[Line]:
     weights, before = copy.deepcopy(hero.model.state_dict()), accuracy(hero, asked)
     lines = [Line("stay", seed, before, before, len(asked))]
     print(f"seed {seed}: {start} steps of the Scribe, then {before:.3f} on {len(asked)} held-out problems", flush=True)
+    options = {}
+    if "whisper" in names:
+        line = Line("teacher", seed, before, before, len(asked))
+        attend("scribe", hero, raw, seed, start, TEACHER_BUDGETS * budget, home, line)
+        line.after = accuracy(hero, asked)
+        lines.append(line)
+        hero.save(home.models / "teacher")
+        options["whisper"] = {"teacher": "models/teacher"}
     for name in names:
         hero.model.load_state_dict(weights)
         line = Line(name, seed, before, before, len(asked))
         try:
-            attend(name, hero, raw, seed, start, budget, home, line)
+            attend(name, hero, raw, seed, start, budget, home, line, options.get(name))
         except chassis.NothingToLearn as nothing:
             line.notes.append(str(nothing))
         line.after = accuracy(hero, asked)
