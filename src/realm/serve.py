@@ -1,6 +1,6 @@
 """Runs services: one uvicorn server, one socket per service, a small dispatcher by port (contracts A5).
 
-`python3 -m training serve tavern state sy bin` runs the named ones here; `serve arena` runs the hero loop.
+`python3 -m training serve tavern vault state sy bin` runs the named ones here; `serve arena` runs the hero loop.
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ def _state(home: RealmHome):
     return create_state_app(home)
 
 
+def _vault(home: RealmHome):
+    from realm.state import orders
+    from realm.state.guard import Guard
+    from realm.vault.keeper import create_app
+
+    app = create_app(home, orders.give)
+    app.add_middleware(Guard, settings=home.settings)
+    return app
+
+
 def _skill(skill_id: str, home: RealmHome):
     from realm.guild.skills import get_skill
     from realm.guild.skills.server import create_app
@@ -46,7 +56,7 @@ def _oracle(home: RealmHome):
     return app
 
 
-APPS: dict[str, Callable] = {"tavern": _tavern, "state": _state, "sy": partial(_skill, "sy"),
+APPS: dict[str, Callable] = {"tavern": _tavern, "vault": _vault, "state": _state, "sy": partial(_skill, "sy"),
                              "bin": partial(_skill, "bin"), "oracle": _oracle}
 
 

@@ -27,6 +27,7 @@ class Service:
 
 SERVICES = (
     Service("tavern", "Tavern", "web pages", "realm"),
+    Service("vault", "VaultKeeper", "checkpoints: zones, retention, export", "realm"),
     Service("state", "RealmState", "live state and event stream", "realm"),
     Service("sy", "Skill SY", "word puzzles from syllable tiles and grading", "realm"),
     Service("bin", "Skill BIN", "binary arithmetic problems and grading", "realm"),

@@ -182,7 +182,7 @@ def groundskeeper(
 
 
 @realm_app.command()
-def serve(names: Annotated[list[str], typer.Argument(help="tavern, state, bin, oracle, or arena alone")]) -> None:
+def serve(names: Annotated[list[str], typer.Argument(help="tavern, vault, state, bin, oracle; or arena")]) -> None:
     """Run services in the foreground; `serve arena` runs the hero loop."""
     from realm import services
 
@@ -201,7 +201,7 @@ def serve(names: Annotated[list[str], typer.Argument(help="tavern, state, bin, o
     try:
         for name in names:
             services.by_name(name)
-        if any(name in ("tavern", "state", "oracle") for name in names):
+        if any(name in ("tavern", "vault", "state", "oracle") for name in names):
             open_db(home).dispose()
         serve_apps(home, names)
     except (KeyError, OSError) as error:

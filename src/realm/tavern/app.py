@@ -22,12 +22,14 @@ from starlette.exceptions import HTTPException
 
 from realm import db, events
 from realm.settings import RealmHome
-from realm.state import machine, queries, router, vram_asked
+from realm.state import machine, orders, queries, router, vram_asked
 from realm.state.stream import Hub
 from realm.tavern import oracle
 from realm.tavern.views import home as home_views
 from realm.tavern.views import pages, words
+from realm.tavern.views import vault as vault_views
 from realm.tavern.views.home import Facts
+from realm.vault import catalog, keeper
 
 STATIC = Path(__file__).parent / "static"
 NAV = (
@@ -128,7 +130,7 @@ PANELS: dict[str, Callable[[sa.Connection, Facts], dict[str, Any]]] = {
     "mode": lambda c, f: {},
     "guild": lambda c, f: {"guild": pages.guild(c, f)},
     "board": lambda c, f: {"board": pages.quest_board(c, f)},
-    "vault": lambda c, f: {"vault": pages.vault(c, f)},
+    "vault": lambda c, f: {"vault": vault_views.vault(c, f)},
     "temple": lambda c, f: {"temple": pages.temple(c, f)},
 }  # fmt: skip
 
@@ -153,6 +155,10 @@ def _panels(app: FastAPI, tavern: Tavern) -> None:
     def vram_panel(ask: Annotated[vram_asked.Ask, Query()]):
         return tavern.render("panels/vram.j2", lambda c, f: _vram(tavern, f, ask))
 
+    @app.get("/ui/panels/anchor", response_class=HTMLResponse)
+    def anchor_panel(id: str, other: str | None = None):
+        return _anchor(tavern, "panels/anchor.j2", id, other)
+
     @app.get("/ui/panels/{name}", response_class=HTMLResponse)
     def panel(name: str):
         if name not in PANELS:
@@ -162,6 +168,13 @@ def _panels(app: FastAPI, tavern: Tavern) -> None:
 
 def _vram(tavern: Tavern, f: Facts, ask: vram_asked.Ask) -> dict[str, Any]:
     return {"vram": pages.vram(f, tavern.hub.engine, ask)}
+
+
+def _anchor(tavern: Tavern, template: str, checkpoint_id: str, other: str | None, **extra: Any) -> HTMLResponse:
+    try:
+        return tavern.render(template, lambda c, f: {"a": vault_views.anchor(c, f, checkpoint_id, other)}, **extra)
+    except catalog.VaultError as error:
+        raise HTTPException(404, str(error)) from error
 
 
 def _pages(app: FastAPI, tavern: Tavern) -> None:
@@ -195,6 +208,10 @@ def _pages(app: FastAPI, tavern: Tavern) -> None:
     def settings(ask: Annotated[vram_asked.Ask, Query()]):
         return tavern.render("pages/settings.j2", lambda c, f: {"table": pages.settings(f), **_vram(tavern, f, ask)},
                              title="Settings", page="/settings")  # fmt: skip
+
+    @app.get("/vault/{checkpoint_id}", response_class=HTMLResponse)
+    def anchor(checkpoint_id: str, other: str | None = None):
+        return _anchor(tavern, "pages/anchor.j2", checkpoint_id, other, title="Checkpoint", page="/vault")
 
     simple = {"vault": PANELS["vault"], "temple": PANELS["temple"],
               "campaign": lambda c, f: {"story": pages.campaign(c, f)},
@@ -252,6 +269,7 @@ def create_app(home: RealmHome) -> FastAPI:
     """The Tavern of one realm home; carries the API too, so that browsers need this port only."""
     app = FastAPI(title="Tavern", docs_url=None, redoc_url=None, openapi_url=None)
     hub = router.mount(app, home)
+    app.include_router(keeper.make_router(home, lambda: hub.engine, orders.give))
     machine.sample(home.root)  # processor load is measured between two looks: this is the first
     tavern = Tavern(home, hub)
     oracle.mount(app, home)

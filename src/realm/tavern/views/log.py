@@ -175,6 +175,8 @@ _TELL: dict[str, Callable[[events.Event, Any, str], Told]] = {
     "lesson": lambda e, q, h: ("book", "", "", e.text),
     "optimizer": lambda e, q, h: ("cog", "", "", e.text),
     "checkpoint": lambda e, q, h: ("anchor", "good", "Soul anchor saved,", f"step {e.payload.get('step') or 0:,}"),
+    "vault": lambda e, q, h: ("chest", "", "The Vault:", e.text),
+    "groundskeeper": lambda e, q, h: ("chest", "", "The groundskeeper:", e.text),
     "champion": lambda e, q, h: ("crown", "good", "A new champion:", f"step {e.payload.get('step') or 0:,}"),
     "regression": lambda e, q, h: ("warn", "bad", "Fragmented thoughts:", e.text),
     "curriculum": lambda e, q, h: ("steps", "", "Curriculum:", e.payload.get("reason") or e.text),

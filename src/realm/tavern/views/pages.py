@@ -1,4 +1,4 @@
-"""What the other pages print: Guild, Quests, Battle, Saga, Vault, Temple, Campaign and what is still to come."""
+"""What the other pages print: Guild, Quests, Battle, Saga, Temple, Campaign and what is still to come."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _plain(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else str(value)[:300]
 
 
-# --- battle, saga, vault, temple, campaign ------------------------------------------------------------------------
+# --- battle, saga, temple, campaign -------------------------------------------------------------------------------
 
 
 def battle(connection: sa.Connection, f: Facts, key: str | None) -> dict[str, Any] | None:
@@ -261,14 +261,6 @@ def saga(connection: sa.Connection, f: Facts, show: str, before: int | None, lim
             days.append((date, []))
         days[-1][1].append(line)
     return {"days": days, "show": show, "older": found[limit - 1].id if more else None, "before": before}
-
-
-def vault(connection: sa.Connection, f: Facts) -> dict[str, Any]:
-    """Every checkpoint with its trials; the champion first of all."""
-    found = queries.checkpoints(connection)
-    live = [c for c in found if c["state"] == "live"]
-    return {"checkpoints": found, "champion": f.snapshot.vault.champion, "used": sum(c["bytes"] for c in live),
-            "live": len(live), "limits": uploads.limits(f.home), "path": str(f.home.vault)}  # fmt: skip
 
 
 def temple(connection: sa.Connection, f: Facts) -> dict[str, Any]:

@@ -8,7 +8,7 @@ const listeners = {status: [], tick: [], forge: [], event: [], resync: []};
 const PANELS = {
   battle: ['battle', 'hero', 'queue'], quest: ['queue', 'battle'], queue: ['queue'], cleric: ['queue'],
   trial: ['hero', 'battle'], level: ['hero'], regression: ['hero'], blessing: ['hero'], checkpoint: ['hero'],
-  champion: ['hero'], campaign: ['hero', 'battle'], zone: ['strain'], hint: ['strain'], alert: ['alert'],
+  champion: ['hero'], vault: ['hero'], groundskeeper: ['hero'], campaign: ['hero', 'battle'], zone: ['strain'], hint: ['strain'], alert: ['alert'],
   incident: ['alert'], service: ['alert', 'battle'], temple: ['temple', 'alert'], mode: ['mode', 'battle', 'alert'], command: ['battle', 'mode', 'queue'],
 };
 // In Calm only what a person asked for, or must know, still moves the page.
