@@ -250,7 +250,7 @@ def vault_retention(
 @vault_app.command("export")
 def vault_export(
     checkpoint_id: Checkpoint,
-    kind: Annotated[str, typer.Option("--format", help="hf (folder), merged (adapter merged in) or gguf.")] = "hf",
+    kind: Annotated[str, typer.Option("--format", help="hf, merged (adapter merged in), gguf or gguf-ids.")] = "hf",
     quantize: Annotated[str, typer.Option(help="Of gguf: f32, f16 or q8_0.")] = "f32",
     as_json: Json = False,
 ) -> None:

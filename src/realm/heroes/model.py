@@ -154,6 +154,17 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32, four_bit: bool 
     return (model if four_bit else model.to(device())).eval()
 
 
+def load_gguf(file: Path, config: Any) -> tuple[Any, Any]:
+    """(model with fp32 weights, tokenizer) as transformers reads them out of a GGUF file.
+
+    Args:
+        config: of the model it was written from. transformers takes no head size of this family from the file.
+    """
+    where = {"gguf_file": file.name, "local_files_only": True}
+    model = AutoModelForCausalLM.from_pretrained(str(file.parent), config=config, dtype=torch.float32, **where)
+    return model.to(device()).eval(), AutoTokenizer.from_pretrained(str(file.parent), **where)
+
+
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Weights (of an adapted model: the adapter), configuration and tokenizer in Hugging Face layout; safetensors."""
     if core(model) is model:

@@ -46,7 +46,7 @@ class Move(_Body):
 
 
 class Export(_Body):
-    format: Literal["hf", "merged", "gguf"] = "hf"
+    format: Literal["hf", "merged", "gguf", "gguf-ids"] = "hf"
     quantize: Literal["f32", "f16", "q8_0"] = "f32"
 
 

@@ -31,7 +31,7 @@ from realm.vault import catalog, checkpoints, places, zones
 from realm.vault.catalog import VaultError
 from realm.vault.checkpoints import CheckpointError, Place
 
-FORMATS = ("hf", "merged", "gguf")
+FORMATS = ("hf", "merged", "gguf", "gguf-ids")
 QUANTIZE = ("f32", "f16", "q8_0")
 RECORD = "export.json"
 TAKEN = (".safetensors", ".json", ".txt", ".jinja", ".model", ".md")
@@ -56,7 +56,7 @@ def may_export(row: Mapping[str, Any], kind: str, quantize: str) -> None:
 def export_name(row: Mapping[str, Any], kind: str, quantize: str = "f32") -> str:
     """Folder name of an export inside `exports/`."""
     return f"{row['hero_id']}-step{row['step']}-{row['id'][-6:].lower()}-{kind}" + (
-        f"-{quantize}" if kind == "gguf" else "")  # fmt: skip
+        f"-{quantize}" if kind.startswith("gguf") else "")  # fmt: skip
 
 
 def export(home: RealmHome, made: sa.Engine, checkpoint_id: str, kind: str, quantize: str = "f32") -> dict[str, Any]:
