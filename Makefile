@@ -4,6 +4,8 @@ PY = $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv)/bin/python
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
+# A test file runs in one worker from its first test to its last.
+WORKERS ?= 2
 
 .PHONY: play stop test test-all lint bench bench-schools setup setup-dev
 
@@ -20,10 +22,10 @@ setup-dev:
 	@SYSTEM=1 DOCTOR=0 ./scripts/bootstrap_dev.sh
 
 test: setup-dev lint
-	$(PY) -m pytest -m "not slow and not gpu"
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu"
 
 test-all: setup-dev lint
-	$(PY) -m pytest -m "not gpu"
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not gpu"
 
 lint:
 	$(PY) -m ruff check .
