@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from realm.cli.oracle import oracle_app
 from realm.oracle import catalog, wire
-from realm.oracle.service import create_app
+from realm.oracle.errors import OracleError
+from realm.oracle.service import Oracle, create_app
 from realm.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,3 +36,20 @@ def test_settings_names_and_codes_are_the_program_s():
     source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "src/realm/oracle").rglob("*.py"))
     for code in re.findall(r"\d{3} `(\w+)`", PAGE):
         assert f'"{code}"' in source, code
+
+
+def test_who_hangs_up_while_a_model_loads_keeps_no_hold_of_it(home, monkeypatch):
+    """The load goes on in its thread; what it brings belongs to nobody and may be unloaded."""
+    oracle = Oracle(home)
+    held = []
+    monkeypatch.setattr(oracle.engine, "acquire", lambda found: held.append(found) or found)
+    monkeypatch.setattr(oracle.engine, "release", held.remove)
+    stays, goes = oracle.admit(), oracle.admit()
+    assert stays.hold("a") == "a"
+    goes.release()
+    with pytest.raises(OracleError, match="hung up"):
+        goes.hold("b")
+    assert held == ["a"] and oracle.busy == 1
+    stays.release()
+    stays.release()
+    assert held == [] and oracle.busy == 0

@@ -54,7 +54,7 @@ def ask(
 
     async def streamed() -> None:
         async for chunk in _events("/v1/chat/completions", body | {"stream": True}):
-            for choice in chunk["choices"]:
+            for choice in chunk.get("choices", ()):
                 print(choice["delta"].get("content") or "", end="", flush=True)
         print()
 
@@ -81,7 +81,7 @@ def compare(
                 answer["error"] = event["error"]["message"]
                 continue
             answer["usage"] = event["chunk"].get("usage") or answer["usage"]
-            for choice in event["chunk"]["choices"]:
+            for choice in event["chunk"].get("choices", ()):
                 answer["text"] += choice["delta"].get("content") or ""
 
     asyncio.run(gathered())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -60,15 +61,26 @@ class Ticket:
     """One question under way: its place in the queue, its model and its rows. `release` may be called twice."""
 
     def __init__(self, oracle: Oracle) -> None:
-        self._oracle, self._open = oracle, True
+        self._oracle, self._open, self._lock = oracle, True, threading.Lock()
         self.rows: list[Row] = []
         self.entry: Loaded | None = None
 
+    def hold(self, found: catalog.Found) -> Loaded:
+        """Load the model and keep it until `release`; blocks. Who hung up meanwhile holds nothing."""
+        entry = self._oracle.engine.acquire(found)
+        with self._lock:
+            if self._open:
+                self.entry = entry
+                return entry
+        self._oracle.engine.release(entry)
+        raise OracleError(499, "the client hung up while the model was loaded", "gone")
+
     def release(self) -> None:
         """Cut off what is still being written and give everything back."""
-        if not self._open:
-            return
-        self._open = False
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
         for row in self.rows:
             row.cancelled = True
         if self.entry is not None:
@@ -115,8 +127,7 @@ class Oracle:
             OracleError: see catalog, memory and rows.
         """
         found = await asyncio.to_thread(catalog.resolve, self.home, self.database, request.model)
-        ticket.entry = await asyncio.to_thread(self.engine.acquire, found)
-        model = ticket.entry.model
+        model = (await asyncio.to_thread(ticket.hold, found)).model
 
         def rows() -> list[Row]:
             if chat:
@@ -360,7 +371,7 @@ def _own_routes(app: FastAPI, oracle: Oracle) -> None:
         ticket = oracle.admit()
         try:
             found = await asyncio.to_thread(catalog.resolve, oracle.home, oracle.database, name)
-            ticket.entry = await asyncio.to_thread(oracle.engine.acquire, found)
+            await asyncio.to_thread(ticket.hold, found)
         finally:
             ticket.release()
         return Json({"id": found.id, "loaded": oracle.engine.status()})

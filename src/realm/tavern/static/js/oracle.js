@@ -68,8 +68,8 @@ class Answer {
 
   take(chunk) {
     this.usage = chunk.usage ?? this.usage;
-    for (const choice of chunk.choices) {
-      const piece = choice.delta.content ?? '';
+    for (const choice of chunk.choices ?? []) {
+      const piece = choice.delta?.content ?? '';
       if (piece && this.first === null) this.first = performance.now();
       this.said += piece;
       this.told.push(...(choice.logprobs?.content ?? []));
