@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 
 import hero_kit as kit
 import numpy as np
+import psutil
 import pytest
 import sqlalchemy as sa
 from jobs_kit import Desk, executing
 
 from realm import db
 from realm.arena import trial
-from realm.guild.campaigns import set_value
+from realm.guild import campaigns
 from realm.guild.skills import Problem, get_skill
-from realm.jobs import archaeology, kinds, settle
+from realm.jobs import archaeology, board, cluster, kinds, settle
 from realm.jobs.bench import Bench, Task, perform
 from realm.jobs.depot import HomeDepot, data_path
 from realm.jobs.kinds import JobError
@@ -31,7 +38,7 @@ def played(tmp_path_factory, _empty_database):
     engine = db.connect(home)
     profile, ids = kit.micro_profile(), kit.campaign(engine)
     with db.write(engine) as connection:
-        set_value(connection, "campaign", ids["campaign_id"])
+        campaigns.set_value(connection, "campaign", ids["campaign_id"])
     kit.born(home, profile)
     row = kit.serve_here(home, engine, kit.order_battle(engine, profile, ids, trials=[
         {"kind": "retention", "skill": "bin", "level": 1, "closed": True, "threshold": 0.8, "seed": 1, "max_n": 1}]))
@@ -262,3 +269,89 @@ def test_names_of_checkpoints_become_ids(desk, played):
         row = desk.until(job, "succeeded", wait_s=60)
     assert row["payload"] == {"checkpoint": played[1][1], "against": played[1][0]}
     assert row["result"]["compared"] > 0 and row["worker"] == "this machine"
+
+
+# --- a cluster -----------------------------------------------------------------------------------------------------
+
+def _until(holds, what: str, wait_s: float = 90.0):
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if found := holds():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not come within {wait_s} s")
+
+
+class Node:
+    """`training jobs worker …` as a person starts it."""
+
+    def __init__(self, home, *words: str) -> None:
+        self.log = home.logs / f"node-{words[-1]}.log"
+        environ = {**os.environ, "REALM_HOME": str(home.root)}
+        command = [sys.executable, "-m", "training", "jobs", "worker", *words]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([*command, "--cpus", "1"], env=environ, stdout=log, stderr=log)
+        _until(lambda: "Ray runtime started" in self.log.read_text(), f"the node: {self.log.read_text()[-2000:]}")
+
+    def all(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            mine = psutil.Process(self.process.pid)
+            return [mine, *mine.children(recursive=True)]
+        return []
+
+    def working(self) -> bool:
+        found = []
+        for process in self.all():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join(process.cmdline()))
+        return any(name.startswith("ray::realm-") for name in found)
+
+    def kill(self) -> None:
+        for process in self.all():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(20)
+
+
+def _free_port() -> int:
+    """Ray keeps 10002 to 19999 for its workers."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if not 10_000 < port < 20_000:
+            return port
+
+
+@pytest.mark.slow
+def test_a_ray_node_is_lost_in_the_middle_and_another_does_the_job(desk, played):
+    """Two workers; the one that works is killed. Its job is done once more, and a trial runs on the other one."""
+    home, port = desk.home, _free_port()
+    head = f"127.0.0.1:{port}"
+    nodes = [Node(home, "--head", "--port", str(port), "--schools", "archaeology", "--name", "head")]
+    away = frozenset(name for name, kind in kinds.KINDS.items() if kind.anywhere)
+    try:
+        both = {name: Node(home, "--address", head, "--schools", "forge,inference", "--name", name)
+                for name in ("first", "second")}  # fmt: skip
+        nodes += both.values()
+        with executing(home, runners=lambda wake: [cluster.RayRunner(home, away, wake, head)]):
+            job = desk.submit("data_gen", skill="bin", counts={"30": 3000}, seed=3)
+            busy = _until(lambda: [name for name, node in both.items() if node.working()], "the work")
+            assert len(busy) == 1 and desk.job(job)["state"] == "running"
+            left = "second" if busy == ["first"] else "first"
+            both[busy[0]].kill()
+            row = desk.until(job, "succeeded", wait_s=120)
+            assert (row["attempts"], row["worker"], row["result"]["rows"]) == (2, left, 3000)
+            assert desk.trail(job) == ["submitted", "started", "lost", "started", "succeeded"]
+            trial_job = desk.submit("eval", checkpoint="latest", skill="bin", level=2, items=40)
+            row = desk.until(trial_job, "succeeded", "failed", wait_s=120)
+            assert (row["state"], row["worker"]) == ("succeeded", left), row
+        with db.read(desk.engine) as connection:
+            told = campaigns.value(connection, board.WORKERS)["workers"]
+            trial_id = row["result"]["trial_id"]
+            kept = connection.execute(sa.select(db.trials).where(db.trials.c.id == trial_id)).mappings().one()
+        assert {worker["name"]: worker["alive"] for worker in told} == {"head": True, left: True, busy[0]: False}
+        assert (kept["checkpoint_id"], kept["n"]) == (played[1][1], 40)
+    finally:
+        for node in nodes:
+            node.kill()

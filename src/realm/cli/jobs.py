@@ -186,3 +186,44 @@ def _order(give, job_id: str, as_json: bool) -> None:
     except JobError as error:
         raise Refused(str(error)) from error
     await_command(home, engine, command_id, as_json)
+
+
+@jobs_app.command("worker")
+def worker(
+    address: Annotated[str | None, typer.Option(help="host:port of the head; without it: --head.")] = None,
+    head: Annotated[bool, typer.Option("--head", help="Be the cluster's head, and a worker too.")] = False,
+    schools: Annotated[str, typer.Option(help="Schools of this machine, with places: inference=2,forge.")] = "",
+    name: Annotated[str | None, typer.Option(help="Shown on the Jobs page; default: the machine's name.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the head; not 10002 to 19999, which are Ray's.")] = 6379,
+    cpus: Annotated[int | None, typer.Option(help="Processor cores it lends; default: all.")] = None,
+) -> None:
+    """Lend this machine to the jobs of a realm, until Ctrl-C. Needs the extra `cluster` (Ray).
+
+    Every machine must know the cluster's token: the setting `token`, else run/cluster.token of the head's realm home,
+    given to other machines as the environment variable REALM_TOKEN.
+    """
+    import importlib.util
+    import os
+
+    from realm.jobs import cluster
+
+    if head == bool(address):
+        raise Refused("say where the head is (--address HOST:PORT), or make this machine the head (--head)")
+    if importlib.util.find_spec("ray") is None:
+        raise Refused("Ray is not installed; `pip install -e '.[training,cluster]'`")
+    words = cluster.worker_command(address, _schools(schools), name, port, cpus)
+    os.execve(words[0], words, cluster.ray_environment(RealmHome()))  # signals reach Ray, which ends what it began
+
+
+def _schools(text: str) -> dict[str, int]:
+    from realm.jobs.kinds import KINDS
+
+    known = sorted({kind.school for kind in KINDS.values() if kind.anywhere})
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, count = part.partition("=")
+        if name not in known or not (count or "1").isdigit() or int(count or 1) < 1:
+            raise Refused(f"{part!r}: write a school with its places, for example inference=2; on other machines work "
+                          f"{', '.join(known)}")  # fmt: skip
+        found[name] = int(count or 1)
+    return found or dict.fromkeys(known, 1)
