@@ -39,6 +39,7 @@ BENCHMARKS = (
     Benchmark("memory", "memory of everything start-all made, during a battle"),
     Benchmark("oracle", "the Oracle's first token, its batches beside transformers' generate, its memory"),
     Benchmark("gate", "how often a hero of known true accuracy is promoted, beside naive rules"),
+    Benchmark("jobs", "what a job costs beside its work, on this machine"),
     Benchmark("refinery", "the refinery beside a plain pass; who loses rows", by_default=False, takes_more=True),
     Benchmark("first_levels", "how fast PIP masters levels, seed by seed", by_default=False, takes_more=True),
     Benchmark("chunked_loss", "large vocabularies: logits in parts against logits made whole", by_default=False),

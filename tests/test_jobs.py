@@ -130,7 +130,7 @@ def test_a_job_in_a_thread_and_one_in_a_process(home, desk):
         table = db.events
         told = connection.execute(sa.select(table.c.payload).where(table.c.kind == "job")).scalars().all()
     mine = [event["state"] for event in told if event["job_id"] == jobs[1]]
-    assert mine == ["pending", "running", "succeeded"]
+    assert mine == ["running", "succeeded"]
 
 
 def test_high_priority_first_then_the_oldest(home, desk):
@@ -369,6 +369,7 @@ def test_old_jobs_are_forgotten_with_their_trails(home, desk):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 40 s on a quiet core; sixteen writers on a busy machine take their time
 def test_ten_thousand_jobs_from_sixteen_writers(home, desk):
     """Each done exactly once."""
     each, made = 625, [[] for _ in range(16)]
@@ -386,7 +387,7 @@ def test_ten_thousand_jobs_from_sixteen_writers(home, desk):
             writer.join()
         wanted = {job for part in made for job in part}
         assert len(wanted) == 10_000
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         table = db.jobs
         while time.monotonic() < deadline:
             with db.read(desk.engine) as connection:

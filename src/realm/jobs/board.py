@@ -23,6 +23,9 @@ ERROR_CHARS = 4000
 WORKERS = "job_workers"  # in realm_values: machines of a cluster, as the executor sees them
 
 jobs, audit = db.jobs, db.job_audit
+# With its values as parameters a statement is compiled once; `.values()` would be looked through every time.
+_CHANGE = sa.update(jobs).where(jobs.c.id == sa.bindparam("job"))
+_ONE = sa.select(jobs).where(jobs.c.id == sa.bindparam("job"))
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,10 @@ class Claimed:
 
 def add(connection: sa.Connection, job_id: str, kind: Kind, payload: Mapping[str, Any], priority: int) -> None:
     """A new job that waits."""
-    connection.execute(sa.insert(jobs).values(
-        id=job_id, kind=kind.name, payload=dict(payload), priority=priority, state="pending", attempts=0,
-        max_attempts=kind.max_attempts, not_before=0.0, created_at=db.now()))  # fmt: skip
-    _note(connection, job_id, "submitted", 0)
-    _tell(connection, job_id, kind.name, "pending", 0)
+    connection.execute(sa.insert(jobs), {
+        "id": job_id, "kind": kind.name, "payload": dict(payload), "priority": priority, "state": "pending",
+        "attempts": 0, "max_attempts": kind.max_attempts, "not_before": 0.0, "created_at": db.now()})  # fmt: skip
+    _note(connection, job_id, "submitted", 0)  # the order's own event tells it
 
 
 def find(connection: sa.Connection, job_id: str) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def find(connection: sa.Connection, job_id: str) -> dict[str, Any]:
     Raises:
         JobError: there is none.
     """
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    row = connection.execute(_ONE, {"job": job_id}).mappings().first()
     if row is None:
         raise kinds.JobError("refused", f"no job {str(job_id)[:80]}; `python3 -m training jobs list` names them")
     return dict(row)
@@ -67,9 +69,8 @@ def claimable(connection: sa.Connection, names: Collection[str], limit: int) -> 
 def claim(connection: sa.Connection, row: Mapping[str, Any], worker: str) -> Claimed:
     """Begin an attempt of a pending job."""
     token, attempt = db.new_id(), row["attempts"] + 1
-    connection.execute(sa.update(jobs).where(jobs.c.id == row["id"]).values(
-        state="running", attempts=attempt, token=token, worker=worker, started_at=db.now(), finished_at=None,
-        error=None, error_code=None))  # fmt: skip
+    _change(connection, row["id"], state="running", attempts=attempt, token=token, worker=worker, started_at=db.now(),
+            finished_at=None, error=None, error_code=None)  # fmt: skip
     _note(connection, row["id"], "started", attempt, worker)
     _tell(connection, row["id"], row["kind"], "running", attempt, worker=worker)
     return Claimed(row["id"], row["kind"], row["payload"], token, attempt)
@@ -107,8 +108,7 @@ def fail(
         _close(connection, row, "failed", error_code=code, error=text + tried, worker=worker or row["worker"])
         return True
     wait = 0.0 if code == LOST else BACKOFF_S[min(row["attempts"], len(BACKOFF_S) - 1)]
-    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(
-        state="pending", token=None, error_code=code, error=text, not_before=db.now() + wait))  # fmt: skip
+    _change(connection, job_id, state="pending", token=None, error_code=code, error=text, not_before=db.now() + wait)
     _note(connection, job_id, "lost", row["attempts"], worker or row["worker"], f"{code}: {text}")
     _tell(connection, job_id, row["kind"], "pending", row["attempts"], error=f"{code}: {text}")
     return True
@@ -119,8 +119,7 @@ def release(connection: sa.Connection, job_id: str, token: str, why: str) -> Non
     row = find(connection, job_id)
     if row["state"] != "running" or row["token"] != token:
         return
-    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(
-        state="pending", token=None, attempts=row["attempts"] - 1))  # fmt: skip
+    _change(connection, job_id, state="pending", token=None, attempts=row["attempts"] - 1)
     _note(connection, job_id, "released", row["attempts"], row["worker"], why)
     _tell(connection, job_id, row["kind"], "pending", row["attempts"] - 1)
 
@@ -148,9 +147,8 @@ def retry(connection: sa.Connection, job_id: str) -> None:
     kind = kinds.get(row["kind"])
     if row["state"] not in ("failed", "cancelled"):
         raise kinds.JobError("refused", f"job {job_id} is {row['state']}; only failed and cancelled ones are retried")
-    connection.execute(sa.update(jobs).where(jobs.c.id == job_id).values(
-        state="pending", max_attempts=row["attempts"] + kind.max_attempts, not_before=0.0, error=None, error_code=None,
-        finished_at=None, result=None))  # fmt: skip
+    _change(connection, job_id, state="pending", max_attempts=row["attempts"] + kind.max_attempts, not_before=0.0,
+            error=None, error_code=None, finished_at=None, result=None)  # fmt: skip
     _note(connection, job_id, "retried", row["attempts"])
     _tell(connection, job_id, row["kind"], "pending", row["attempts"])
 
@@ -183,20 +181,24 @@ def _held(
 
 
 def _close(connection: sa.Connection, row: Mapping[str, Any], state: str, **columns: Any) -> None:
-    connection.execute(sa.update(jobs).where(jobs.c.id == row["id"]).values(
-        **{"error": None, "error_code": None, **columns}, state=state, token=None, finished_at=db.now()))  # fmt: skip
+    kept = {"error": None, "error_code": None, "worker": row["worker"], "result": None, **columns}
+    _change(connection, row["id"], state=state, token=None, finished_at=db.now(), **kept)
     error = columns.get("error") if state == "failed" else None
     _note(connection, row["id"], state, row["attempts"], columns.get("worker"), columns.get("error"))
     more = {name: value for name, value in (("worker", columns.get("worker")), ("error", error)) if value}
     _tell(connection, row["id"], row["kind"], state, row["attempts"], **more)
 
 
+def _change(connection: sa.Connection, job_id: str, **columns: Any) -> None:
+    connection.execute(_CHANGE, {"job": job_id, **columns})
+
+
 def _note(
     connection: sa.Connection, job_id: str, what: str, attempt: int, worker: str | None = None,
     detail: str | None = None,
 ) -> None:  # fmt: skip
-    connection.execute(sa.insert(audit).values(
-        job_id=job_id, t=db.now(), what=what, attempt=attempt, worker=worker, detail=detail))  # fmt: skip
+    connection.execute(sa.insert(audit), {"job_id": job_id, "t": db.now(), "what": what, "attempt": attempt,
+                                          "worker": worker, "detail": detail})  # fmt: skip
 
 
 def _tell(connection: sa.Connection, job_id: str, kind: str, state: str, attempt: int, **more: Any) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 SCHOOLS = ("inference", "forge", "vault", "analytics", "archaeology")
 PRIORITIES = {"high": 2, "normal": 1, "low": 0}
 MAX_ATTEMPTS = 3
-SLOTS = {"torch": 1, "process": 1, "thread": 4}  # attempts at once on the realm's own machine, by lane
+SLOTS = {"torch": 1, "process": 1, "thread": 8}  # attempts at once on the realm's own machine, by lane
 # An attempt that was lost (its process died, its machine went away) is always worth another try.
 LOST, TIMEOUT, TRANSPORT, DISK_FULL = "lost", "timeout", "transport", "disk_full"
 

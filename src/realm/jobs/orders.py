@@ -22,7 +22,7 @@ from realm.state import orders
 
 SUBMIT, CANCEL, RETRY = "job.submit.", "job.cancel", "job.retry"
 RETRY_AFTER_S = 30
-COMMANDS_AT_ONCE = 200  # in one transaction, so that other writers have their turn
+COMMANDS_AT_ONCE = 50  # in one transaction, so that other writers have their turn
 ALIASES = ("latest", "champion")
 
 commands = db.commands
