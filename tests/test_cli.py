@@ -85,7 +85,7 @@ def test_every_command_runs(home, play, run, tmp_path):
     called = {words if words in every_command() else words[:1] for words in called}
     started = {("doctor",), ("start-all",), ("stop-all",), ("serve",)}  # below, as processes
     # They need two measured checkpoints (tests/test_passives.py) and a trained copy of a hero (test_forge_accept.py).
-    elsewhere = {("passives", "compare"), ("forge", "accept")}
+    elsewhere = {("passives", "compare"), ("forge", "accept"), ("jobs", "worker")}  # and tests/test_jobs_work.py
     # tests/test_vault_cli.py
     elsewhere |= {("vault", name) for name in (
         "show", "compare", "lineage", "zones", "promote", "pin", "unpin", "tag", "untag", "move", "delete", "restore",

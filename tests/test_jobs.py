@@ -402,3 +402,81 @@ def test_ten_thousand_jobs_from_sixteen_writers(home, desk):
     assert {row.id for row in found} == wanted
     assert {(row.state, row.attempts) for row in found} == {("succeeded", 1)}
     assert dict(map(tuple, trail)) == {"submitted": 10_000, "started": 10_000, "succeeded": 10_000}
+
+
+# --- API and commands ----------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def client(home):
+    from starlette.testclient import TestClient
+
+    from realm.state.router import create_state_app
+
+    with TestClient(create_state_app(home), base_url="http://localhost") as made:
+        yield made
+
+
+def test_api_from_order_to_file(home, client, desk):
+    refused = client.post("/api/jobs", json={"kind": "thread_word", "payload": {"wrd": "x"}})
+    assert refused.status_code == 422 and "its fields are word, wait, fail" in refused.json()["detail"]
+    assert client.post("/api/jobs", json={"kind": "thread_word", "hidden": 1}).status_code == 422
+    told = client.post("/api/jobs", json={"kind": "thread_word", "payload": {"word": "hi"}},
+                       headers={"Idempotency-Key": "a-key-of-mine"})  # fmt: skip
+    job = told.json()["job_id"]
+    assert told.status_code == 202 and job == told.json()["command_id"] == "a-key-of-mine"
+    seen = client.get(f"/api/jobs/{job}").json()
+    assert (seen["state"], seen["noted"], seen["trail"]) == ("pending", True, [])
+    assert client.get("/api/jobs").json()["jobs"][0]["id"] == job
+    with executing(home):
+        desk.until(job, "succeeded")
+    seen = client.get(f"/api/jobs/{job}").json()
+    assert [line["what"] for line in seen["trail"]] == ["submitted", "started", "succeeded"] and not seen["noted"]
+    assert client.get(f"/api/jobs/{job}/files/word.txt").text == "hi"
+    for name in ("other.txt", "..%2f..%2frealm.db", "log.txt"):
+        assert client.get(f"/api/jobs/{job}/files/{name}").status_code == 404
+    assert client.get("/api/jobs/nobody").status_code == client.post("/api/jobs/nobody/cancel").status_code == 404
+    assert {kind["kind"] for kind in client.get("/api/jobs/kinds").json()} >= {"eval", "layer_drift", "sync"}
+    [worker] = client.get("/api/workers").json()
+    assert worker["name"] == "this machine" and worker["alive"] is False
+
+
+def test_api_says_when_to_come_again(client, desk):
+    for _ in range(2):
+        assert client.post("/api/jobs", json={"kind": "two_words"}).status_code == 202
+    full = client.post("/api/jobs", json={"kind": "two_words"})
+    assert full.status_code == 429 and full.headers["retry-after"] == "30" and "limit is 2" in full.json()["detail"]
+
+
+def test_pages_of_the_list(home, client, desk):
+    with executing(home):
+        made = [desk.submit("count") for _ in range(7)]
+        for job in made:
+            desk.until(job, "succeeded")
+    seen, cursor = [], ""
+    while True:
+        page = client.get(f"/api/jobs?limit=3&state=succeeded&kind=count{cursor}").json()
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert sorted(seen) == sorted(made) and len(seen) == 7
+    assert client.get("/api/jobs?state=failed").json()["jobs"] == []
+    assert client.get("/api/jobs?cursor=nobody").status_code == 422
+
+
+def test_commands_wait_and_tell(home, run, desk):
+    with executing(home):
+        code, out, _ = run("jobs", "submit", "thread_word", "word=12 feet", "--wait", "20")
+        assert code == 0 and '"word": "12 feet"' in out
+        code, out, _ = run("jobs", "submit", "thread_word", "fail=refused", "--wait", "20")
+        assert code == 1 and "told to fail" in out
+    code, out, _ = run("jobs", "list", "--state", "failed")
+    assert code == 0 and out.count("thread_word") == 1
+    for words, said in ((["submit", "thread_word", "word"], "write name=value"), (["list", "--state", "x"], "none of"),
+                        (["submit", "thread_word", "--payload", "[1]"], "write an object"),
+                        (["submit", "thread_word", "--payload", "{"], "no JSON"), (["show", "nobody"], "no job nobody"),
+                        (["worker"], "--address"), (["worker", "--head", "--address", "x"], "--address"),
+                        (["worker", "--head", "--schools", "vault"], "write a school"),
+                        (["worker", "--head", "--schools", "forge=0"], "write a school")):  # fmt: skip
+        code, _, err = run("jobs", *words)
+        assert code == 1 and said in err, (words, err)

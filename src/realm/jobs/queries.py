@@ -140,10 +140,10 @@ def health(count: Mapping[str, Any], found: list[dict[str, Any]]) -> str:
         return f"No word from {', '.join(gone)}: its jobs are given to others."
     if count["ended_day"] >= 5 and count["failed_day"] > count["ended_day"] / 5:
         return f"{count['failed_day']} of {count['ended_day']} jobs failed in a day: look at their errors."
-    if count["running"] or count["pending"]:
-        return f"{_jobs(count['running'], 'is worked', 'are worked')}, {count['pending'] or 'none'} waiting."
-    return "Nothing waits."
+    told = [_jobs(count["running"], "is worked", "are worked")] if count["running"] else []
+    told += [_jobs(count["pending"], "waits", "wait")] if count["pending"] else []
+    return f"{', '.join(told)}." if told else "Nothing waits."
 
 
 def _jobs(count: int, single: str, many: str) -> str:
-    return f"1 job {single}" if count == 1 else f"{count or 'no'} jobs {many}"
+    return f"1 job {single}" if count == 1 else f"{count} jobs {many}"

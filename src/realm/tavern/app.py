@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +22,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from realm import db, events
+from realm.jobs.kinds import JobError
 from realm.settings import RealmHome
 from realm.state import machine, orders, queries, router, vram_asked
 from realm.state.stream import Hub
 from realm.tavern import oracle
 from realm.tavern.views import home as home_views
-from realm.tavern.views import pages, words
+from realm.tavern.views import jobs, pages, words
 from realm.tavern.views import vault as vault_views
 from realm.tavern.views.home import Facts
 from realm.vault import catalog, keeper
@@ -39,6 +41,7 @@ NAV = (
     ("/settings", "Settings", "cog"),
 )  # fmt: skip
 TABS = tuple(NAV[i] for i in (0, 1, 2, 6))
+JobState = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 Show = Literal["deeds", "all", "trouble"]
 
 
@@ -135,6 +138,15 @@ PANELS: dict[str, Callable[[sa.Connection, Facts], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@contextmanager
+def found() -> Iterator[None]:
+    """A job that is not there is a page that is not there."""
+    try:
+        yield
+    except JobError as error:
+        raise HTTPException(404, str(error)) from error
+
+
 def _panels(app: FastAPI, tavern: Tavern) -> None:
     @app.get("/ui/panels/log", response_class=HTMLResponse)
     def log_panel(show: Show = "deeds"):
@@ -158,6 +170,16 @@ def _panels(app: FastAPI, tavern: Tavern) -> None:
     @app.get("/ui/panels/anchor", response_class=HTMLResponse)
     def anchor_panel(id: str, other: str | None = None):
         return _anchor(tavern, "panels/anchor.j2", id, other)
+
+    @app.get("/ui/panels/jobs", response_class=HTMLResponse)
+    def jobs_panel(state: JobState | None = None, kind: str | None = None, cursor: str | None = None):
+        with found():
+            return tavern.render("panels/jobs.j2", lambda c, f: {"board": jobs.board(c, f, state, kind, cursor)})
+
+    @app.get("/ui/panels/job", response_class=HTMLResponse)
+    def job_panel(id: str):
+        with found():
+            return tavern.render("panels/job.j2", lambda c, f: {"job": jobs.one(c, id)})
 
     @app.get("/ui/panels/{name}", response_class=HTMLResponse)
     def panel(name: str):
@@ -213,9 +235,20 @@ def _pages(app: FastAPI, tavern: Tavern) -> None:
     def anchor(checkpoint_id: str, other: str | None = None):
         return _anchor(tavern, "pages/anchor.j2", checkpoint_id, other, title="Checkpoint", page="/vault")
 
+    @app.get("/jobs", response_class=HTMLResponse)
+    def all_jobs(state: JobState | None = None, kind: str | None = None, cursor: str | None = None):
+        with found():
+            return tavern.render("pages/jobs.j2", lambda c, f: {
+                "board": jobs.board(c, f, state, kind, cursor), "form": jobs.form(c, f),
+                "battles": queries.battles(c, f.snapshot.campaign.id)}, title="Jobs", page="/jobs")  # fmt: skip
+
+    @app.get("/jobs/{job_id}", response_class=HTMLResponse)
+    def one_job(job_id: str):
+        with found():
+            return tavern.render("pages/job.j2", lambda c, f: {"job": jobs.one(c, job_id)}, title="Job", page="/jobs")
+
     simple = {"vault": PANELS["vault"], "temple": PANELS["temple"],
               "campaign": lambda c, f: {"story": pages.campaign(c, f)},
-              "jobs": lambda c, f: {"battles": queries.battles(c, f.snapshot.campaign.id)},
               "oracle": lambda c, f: {"oracle": oracle.page(c, f, tavern.hub.engine)}}  # fmt: skip
     for name, build in simple.items():
         app.add_api_route(f"/{name}", _simple(tavern, name, build), response_class=HTMLResponse)

@@ -9,10 +9,11 @@ const PANELS = {
   battle: ['battle', 'hero', 'queue'], quest: ['queue', 'battle'], queue: ['queue'], cleric: ['queue'],
   trial: ['hero', 'battle'], level: ['hero'], regression: ['hero'], blessing: ['hero'], checkpoint: ['hero'],
   champion: ['hero'], vault: ['hero'], groundskeeper: ['hero'], campaign: ['hero', 'battle'], zone: ['strain'], hint: ['strain'], alert: ['alert'],
-  incident: ['alert'], service: ['alert', 'battle'], temple: ['temple', 'alert'], mode: ['mode', 'battle', 'alert'], command: ['battle', 'mode', 'queue'],
+  incident: ['alert'], service: ['alert', 'battle'], temple: ['temple', 'alert'], mode: ['mode', 'battle', 'alert'], command: ['battle', 'mode', 'queue', 'jobs'],
+  job: ['jobs'],
 };
 // In Calm only what a person asked for, or must know, still moves the page.
-const LOUD = new Set(['battle', 'mode', 'command', 'alert', 'incident', 'quest', 'queue', 'temple']);
+const LOUD = new Set(['battle', 'mode', 'command', 'alert', 'incident', 'quest', 'queue', 'temple', 'job']);
 const held = new Set();
 
 export const on = (type, fn) => listeners[type].push(fn);
