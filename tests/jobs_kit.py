@@ -50,7 +50,7 @@ def count(payload: Payload, bench: Bench) -> Result:
 def register() -> None:
     """Add the test kinds to the table."""
     for name, lane in (("thread_word", "thread"), ("child_word", "process"), ("torch_word", "torch")):
-        kinds.KINDS[name] = Kind(name, "analytics", Word, "jobs_kit:say", lane, 60, 100)
+        kinds.KINDS[name] = Kind(name, "analytics", Word, "jobs_kit:say", lane, 900, 100)
     kinds.KINDS["quick_word"] = Kind("quick_word", "analytics", Word, "jobs_kit:say", "thread", 0.3, 100)
     kinds.KINDS["two_words"] = Kind("two_words", "analytics", Word, "jobs_kit:say", "thread", 60, 2)
     kinds.KINDS["count"] = Kind("count", "analytics", Payload, "jobs_kit:count", "thread", 60, 100_000)
@@ -79,7 +79,7 @@ class Desk:
             query = sa.select(table.c.what).where(table.c.job_id == job_id).order_by(table.c.id)
             return list(connection.execute(query).scalars())
 
-    def until(self, job_id: str, *states: str, wait_s: float = 30.0) -> dict:
+    def until(self, job_id: str, *states: str, wait_s: float = 150.0) -> dict:
         """The job once it is in one of these states."""
         deadline = time.monotonic() + wait_s
         table = db.jobs
@@ -91,7 +91,7 @@ class Desk:
             time.sleep(0.01)
         raise AssertionError(f"job {job_id} is not {states} after {wait_s} s but {row and dict(row)}")
 
-    def begun(self, job_id: str, times: int = 1, wait_s: float = 30.0) -> list[int]:
+    def begun(self, job_id: str, times: int = 1, wait_s: float = 150.0) -> list[int]:
         """Process ids of the attempts once so many have begun their work."""
         deadline = time.monotonic() + wait_s
         file = self.home.root / "begun.txt"
@@ -119,7 +119,7 @@ def executing(home, slots: dict[str, int] | None = None, runners=None):
         yield executor
     finally:
         executor.stop.set()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import hero_kit as kit
 import numpy as np
@@ -24,10 +27,11 @@ from realm.guild import campaigns
 from realm.guild.skills import Problem, get_skill
 from realm.jobs import archaeology, board, cluster, kinds, settle
 from realm.jobs.bench import Bench, Task, perform
-from realm.jobs.depot import HomeDepot, data_path
+from realm.jobs.depot import HomeDepot, WebDepot, data_path
 from realm.jobs.kinds import JobError
 from realm.quests import sparring
 from realm.settings import RealmHome
+from realm.temple import verdicts
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +254,39 @@ def test_sync_names_what_ledger_and_disk_do_not_share(desk, played):
     (folder / "config.json").write_text("{}")
     _, outcome = worked(desk, "sync")
     assert outcome["summary"]["checked"] == 2 and list(outcome["summary"]["damaged"]) == [played[1][0]]
-    assert outcome["summary"]["without_row"] == [stray.relative_to(desk.home.root).as_posix()]
+    assert outcome["summary"]["without_row"] == [str(stray)]
+    _, outcome = worked(desk, "sync", "one", checkpoint=played[1][1])
+    assert (outcome["summary"]["checked"], outcome["summary"]["damaged"]) == (1, {})
+
+
+def test_archive_moves_and_what_is_needed_stays(desk, played):
+    _, outcome = worked(desk, "archive", checkpoint=played[1][1], zone="deep")
+    assert (outcome["state"], outcome["code"]) == ("failed", "refused") and "latest of its campaign" in outcome["text"]
+    _, outcome = worked(desk, "archive", "warm", checkpoint=played[1][1], zone="warm")
+    assert outcome["summary"]["zone"] == "warm", outcome
+    assert "warm" in HomeDepot(desk.home).checkpoint(played[1][1]).as_posix()  # and is worked with from there
+    _, outcome = worked(desk, "retention", "rules")
+    assert outcome["summary"]["dry_run"] and {d["id"] for d in outcome["summary"]["decisions"]} == set(played[1])
+    _, outcome = worked(desk, "retention", "go", dry_run=False)
+    assert outcome["summary"]["deleted"] == []  # both are among the newest
+
+
+def test_a_checkpoint_that_a_job_needs_stays_where_it_is(desk, played):
+    job = desk.submit("layer_drift", checkpoint=played[1][1], against=played[1][0])
+    with db.write(desk.engine) as connection:
+        board.add(connection, job, kinds.KINDS["layer_drift"], {"checkpoint": played[1][1], "against": played[1][0]}, 1)
+    _, outcome = worked(desk, "archive", checkpoint=played[1][0], zone="deep")
+    assert outcome["state"] == "failed" and f"used by job {job}" in outcome["text"]
+
+
+def test_a_health_check_is_the_temples_and_its_verdict_is_kept(desk):
+    task, outcome = worked(desk, "health_check", order="quick")
+    assert outcome["state"] == "succeeded", outcome
+    write = settle.judge(desk.home, task, outcome, desk.home.root / "jobs" / "bench")
+    with db.write(desk.engine) as connection:
+        told = write(connection)
+        kept = verdicts.newest(connection)["quick"]
+    assert told["orders"] == {"quick": kept["status"]} and kept["checks"]
 
 
 def test_analytics_and_report(desk):
@@ -269,6 +305,66 @@ def test_names_of_checkpoints_become_ids(desk, played):
         row = desk.until(job, "succeeded", wait_s=60)
     assert row["payload"] == {"checkpoint": played[1][1], "against": played[1][0]}
     assert row["result"]["compared"] > 0 and row["worker"] == "this machine"
+
+
+# --- checkpoints over HTTP -----------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def _vault(folder, checkpoint_id: str, asked: list, spoil: str = ""):
+    """A VaultKeeper's way to give the files of one checkpoint; `spoil` names a file that arrives damaged."""
+
+    class Files(BaseHTTPRequestHandler):
+        def do_GET(self):
+            name = self.path.removeprefix(f"/api/vault/{checkpoint_id}/files/")
+            asked.append(name)
+            if not (folder / name).is_file():
+                self.send_error(404)
+                return
+            data = (folder / name).read_bytes()
+            self.send_response(200)
+            self.send_header("x-sha256", hashlib.sha256(data).hexdigest())
+            self.end_headers()
+            self.wfile.write(data[:-1] + b"?" if name == spoil else data)
+
+        def log_message(self, *_): ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_checkpoint_travels_once_and_arrives_whole_or_not_at_all(desk, played, tmp_path):
+    checkpoint, asked = played[1][1], []
+    folder = HomeDepot(desk.home).checkpoint(checkpoint)
+    cache = tmp_path / "cache"
+    for spoil in ("model.safetensors", "manifest.json"):
+        with _vault(folder, checkpoint, asked, spoil) as url, pytest.raises(JobError) as caught:
+            WebDepot(url, "", cache).checkpoint(checkpoint)
+        assert caught.value.code == "corrupt" and not any(path.is_file() for path in cache.rglob("*"))
+    asked.clear()
+    with _vault(folder, checkpoint, asked) as url:
+        depot = WebDepot(url, "", cache)
+        got = depot.checkpoint(checkpoint)
+        assert (got / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+        assert not (got / "resume").exists() and len(asked) == len(set(asked)) > 3
+        assert depot.checkpoint(checkpoint) == got and len(asked) == len(set(asked)), "the second time from the cache"
+        (got / "config.json").write_text("{}")
+        depot.checkpoint(checkpoint)
+        assert (got / "config.json").read_bytes() == (folder / "config.json").read_bytes(), "fetched again"
+        with pytest.raises(JobError) as caught:
+            depot.checkpoint("0" * 26)
+        assert caught.value.code == "missing"
+        with pytest.raises(JobError, match="no checkpoint's id"):
+            depot.checkpoint("../../etc")
+    with pytest.raises(JobError) as caught:
+        WebDepot(url, "", tmp_path / "empty").checkpoint(checkpoint)
+    assert caught.value.code == "transport"
 
 
 # --- a cluster -----------------------------------------------------------------------------------------------------

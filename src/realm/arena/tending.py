@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -9,16 +10,20 @@ import sqlalchemy as sa
 
 from realm import db
 from realm.guild import campaigns, progress
+from realm.jobs import board
 from realm.quests import sparring
 from realm.settings import RealmHome
 from realm.vault import places
 from realm.vault.groundskeeper import DAY_S, Found, Task
 
+JOBS_DAYS = 30  # as long as events are kept
+
 
 def tasks(home: RealmHome) -> tuple[Task, ...]:
     """Tasks that are added to the groundskeeper's own."""
     return (Task("sparring", "sparring rows that show nothing of the hero any more", _stale_sparring),
-            Task("lessons", "what schools worked out for quests that are over", _old_lessons))  # fmt: skip
+            Task("lessons", "what schools worked out for quests that are over", _old_lessons),
+            Task("jobs", f"jobs that ended over {JOBS_DAYS} days ago, with their files", _old_jobs))  # fmt: skip
 
 
 def _stale_sparring(home: RealmHome, made: sa.Engine, dry_run: bool) -> list[Found]:
@@ -59,3 +64,18 @@ def _old_lessons(home: RealmHome, made: sa.Engine, dry_run: bool) -> list[Found]
 
 def _days(path: Path) -> float:
     return (time.time() - path.stat().st_mtime) / DAY_S
+
+
+def _old_jobs(home: RealmHome, made: sa.Engine, dry_run: bool) -> list[Found]:
+    before = db.now() - JOBS_DAYS * 86_400
+    with db.read(made) as connection:
+        old = board.old(connection, before)
+    found = [Found(f"jobs/{job_id}", sum(path.stat().st_size for path in (home.root / "jobs" / job_id).rglob("*")
+                                         if path.is_file()), f"it ended over {JOBS_DAYS} days ago")
+             for job_id in old]  # fmt: skip
+    if not dry_run and old:
+        with db.write(made) as connection:
+            board.prune(connection, before)
+        for job_id in old:
+            shutil.rmtree(home.root / "jobs" / job_id, ignore_errors=True)
+    return found

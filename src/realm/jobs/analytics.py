@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
-
-import sqlalchemy as sa
 
 from realm import db
 from realm.guild import campaigns
@@ -14,6 +13,9 @@ from realm.guild.campaigns import report as reports
 from realm.jobs import kinds
 from realm.jobs.bench import Bench, Result
 from realm.jobs.kinds import JobError
+from realm.state import machine
+from realm.temple import orders
+from realm.temple.orders import Asked
 
 TOLD = ("campaign", "headline", "maintenance", "cap", "champion", "unknown")
 
@@ -48,12 +50,14 @@ def _report(payload: kinds.Analytics, bench: Bench) -> dict[str, Any]:
 
 
 def health_check(payload: kinds.HealthCheck, bench: Bench) -> Result:
-    """The database is whole, and the disk has room."""
+    """One order of the Temple, or with `deep` all nine; the arena keeps the verdicts. May load a model: in a child."""
     home = bench.at_home()
-    engine = db.connect(home)
+    asked = Asked(home, partial(machine.sample, home.root), sparing=True)
     try:
-        with db.read(engine) as connection:
-            told = connection.execute(sa.text("PRAGMA quick_check")).scalars().all()
+        verdicts = [order.examine(asked).to_dict() for order in orders.chosen(payload.order)]
     finally:
-        engine.dispose()
-    return Result({"order": payload.order, "database": told[:5]})
+        asked.close()
+    told = {v["order"]: v["status"] for v in verdicts}
+    bad = [{"order": v["order"], **{name: c[name] for name in ("name", "status", "details", "remedy")}}
+           for v in verdicts for c in v["checks"] if c["status"] in ("warn", "fail")]  # fmt: skip
+    return Result({"orders": told, "ok": "fail" not in told.values(), "bad": bad}, {"verdicts": verdicts})

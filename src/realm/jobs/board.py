@@ -158,14 +158,19 @@ def running(connection: sa.Connection) -> list[dict[str, Any]]:
     return [dict(r) for r in connection.execute(sa.select(jobs).where(jobs.c.state == "running")).mappings()]
 
 
+def old(connection: sa.Connection, before: float) -> list[str]:
+    """Jobs that ended before that time."""
+    query = sa.select(jobs.c.id).where(jobs.c.state.in_(FINISHED), jobs.c.finished_at < before)
+    return list(connection.execute(query).scalars())
+
+
 def prune(connection: sa.Connection, before: float) -> list[str]:
     """Forget jobs that ended before that time, with their trails; returns their ids (folders `jobs/<id>/`)."""
-    old = connection.execute(sa.select(jobs.c.id).where(
-        jobs.c.state.in_(FINISHED), jobs.c.finished_at < before)).scalars().all()  # fmt: skip
-    for job_id in old:
+    gone = old(connection, before)
+    for job_id in gone:
         connection.execute(sa.delete(audit).where(audit.c.job_id == job_id))
         connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
-    return list(old)
+    return gone
 
 
 def _held(

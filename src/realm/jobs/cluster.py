@@ -30,11 +30,12 @@ from typing import Any
 import realm
 from realm import services
 from realm.arena.child import ENVIRONMENT
+from realm.guild.skills import attach
 from realm.jobs import kinds
 from realm.jobs.bench import Bench, Task, failed, perform
 from realm.jobs.depot import Depot, HomeDepot, WebDepot
 from realm.jobs.local import Ended, folder_of
-from realm.settings import RealmHome, Settings
+from realm.settings import RealmHome, Settings, realm_home
 
 log = logging.getLogger("realm.jobs")
 
@@ -198,9 +199,10 @@ def perform_away(task: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]
     if source["program"] != realm.__version__:
         return failed("worker_setup", f"worker {socket.gethostname()} has version {realm.__version__} of this program, "
                       f"the realm {source['program']}; bring it to the same")  # fmt: skip
-    made = Task(**task)
+    made, depot = Task(**task), depot_of(source)
+    attach(depot.home.root if isinstance(depot, HomeDepot) else realm_home())  # whose modules are skills here
     with tempfile.TemporaryDirectory(prefix="realm-job-") as folder:
-        outcome = perform(Bench(made, depot_of(source), Path(folder)))
+        outcome = perform(Bench(made, depot, Path(folder)))
         sizes = sum(facts["bytes"] for facts in outcome.get("files", {}).values())
         if sizes > FILES_MAX:
             return failed("refused", f"its files have {sizes:,} bytes, a cluster carries {FILES_MAX:,}; ask for less")

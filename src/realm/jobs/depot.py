@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from realm import db
 from realm.jobs.kinds import JobError
 from realm.settings import RealmHome
-from realm.vault import checkpoints
+from realm.vault import checkpoints, places
 
 # What `file:` may name: never the database, the settings (they hold a token) or weights.
 FOLDERS = ("inbox", "queue", "completed", "failed", "quarantine", "jobs")
@@ -41,7 +41,9 @@ class HomeDepot:
 
     def checkpoint(self, checkpoint_id: str) -> Path:
         row = self._row(checkpoint_id)
-        folder = self.home.root / row["path"]
+        if not places.reachable(self.home, row["zone"]):
+            raise JobError("missing", places.unreachable_words(self.home, row))
+        folder = places.place_of(self.home, row)
         problems = checkpoints.verify(folder, row["manifest_sha256"])
         if problems:
             raise JobError("corrupt", f"checkpoint {checkpoint_id} cannot be used: " + "; ".join(problems[:3]))
@@ -148,10 +150,12 @@ class WebDepot:
         import httpx
 
         headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
-        base = f"{self.url}/api/checkpoints/{checkpoint_id}/files"
+        base = f"{self.url}/api/vault/{checkpoint_id}/files"
         try:
             with httpx.Client(headers=headers, timeout=60.0) as client:
-                self._save(client, f"{base}/{checkpoints.MANIFEST}", folder / checkpoints.MANIFEST)
+                told = self._save(client, f"{base}/{checkpoints.MANIFEST}", folder / checkpoints.MANIFEST)
+                if told and told != checkpoints.sha256(folder / checkpoints.MANIFEST):
+                    raise JobError("corrupt", f"the manifest of {checkpoint_id} is not the one in the ledger")
                 manifest = json.loads((folder / checkpoints.MANIFEST).read_text(encoding="utf-8"))
                 for name in manifest["files"]:
                     if not NAME.fullmatch(name):
@@ -162,11 +166,14 @@ class WebDepot:
         except (ValueError, KeyError, TypeError) as error:
             raise JobError("corrupt", f"the manifest of {checkpoint_id} cannot be read ({error!r})") from error
 
-    def _save(self, client: Any, url: str, path: Path) -> None:
+    def _save(self, client: Any, url: str, path: Path) -> str | None:
+        """Writes one file; returns the sha256 that the service says it has."""
         with client.stream("GET", url) as answer:
-            if answer.status_code == 404:
-                raise JobError("missing", f"{url} is not there; the checkpoint was moved or deleted")
+            if answer.status_code in (404, 409):
+                raise JobError("missing", f"{url} is not served ({answer.status_code}): the checkpoint was moved, "
+                               "deleted or is damaged; `python3 -m training vault list` names the live ones")
             answer.raise_for_status()
             with open(path, "wb") as file:
                 for block in answer.iter_bytes():
                     file.write(block)
+            return answer.headers.get("x-sha256")

@@ -131,9 +131,9 @@ class Report(Analytics):
 
 
 class HealthCheck(Payload):
-    """Checks of the Temple."""
+    """Ask orders of the Temple."""
 
-    order: str = "quick"
+    order: Literal["forge", "champion", "oracle", "quick", "api", "weaver", "guild", "scribe", "deep"] = "quick"
 
 
 class LayerStats(Payload):
@@ -195,11 +195,11 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (
     Kind("data_filter", "forge", DataFilter, "realm.jobs.forge:filter_rows", "process", 3600, 20, _WRITES),
     Kind("data_convert", "forge", DataConvert, "realm.jobs.forge:convert", "process", 3600, 20, _WRITES),
     Kind("archive", "vault", Archive, "realm.jobs.vault:archive", "thread", 3600, 20, _WRITES),
-    Kind("retention", "vault", Retention, "realm.jobs.vault:retention", "thread", 600, 3, _AT_HOME),
+    Kind("retention", "vault", Retention, "realm.jobs.vault:keep_rules", "thread", 600, 3, _AT_HOME),
     Kind("sync", "vault", Sync, "realm.jobs.vault:sync", "process", 3600, 3, _AT_HOME),
     Kind("analytics", "analytics", Analytics, "realm.jobs.analytics:analytics", "thread", 300, 10, _AT_HOME),
     Kind("report", "analytics", Report, "realm.jobs.analytics:report", "thread", 300, 10, _WRITES),
-    Kind("health_check", "analytics", HealthCheck, "realm.jobs.analytics:health_check", "thread", 300, 10, _AT_HOME),
+    Kind("health_check", "analytics", HealthCheck, "realm.jobs.analytics:health_check", "torch", 900, 10, _AT_HOME),
     Kind("layer_stats", "archaeology", LayerStats, "realm.jobs.archaeology:stats", "process", 1800, 10, anywhere=True),
     Kind("layer_drift", "archaeology", LayerDrift, "realm.jobs.archaeology:drift", "process", 1800, 20, anywhere=True),
 )}  # fmt: skip

@@ -90,8 +90,12 @@ class LocalRunner:
         with open(folder / "log.txt", "ab") as log:
             process = subprocess.Popen(self.command(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        env={**os.environ, **ENVIRONMENT}, start_new_session=True)  # fmt: skip
-        services.leave_note(self.home, f"job-{task.token}", process.pid)
         self._children[task.token] = _Child(task, process, folder)
+        try:
+            services.leave_note(self.home, f"job-{task.token}", process.pid)
+        except OSError:
+            self.kill(task.token)  # a process that no later arena could find must not go on
+            raise
 
     def _work(self, task: Task, folder: Path, gone: threading.Event) -> None:
         outcome = perform(Bench(task, HomeDepot(self.home), folder, self.home, gone.is_set))

@@ -123,6 +123,10 @@ def workers(connection: sa.Connection, home: RealmHome) -> list[dict[str, Any]]:
     found = [{"name": "this machine", "schools": mine, "slots": sum(SLOTS.values()), "alive": alive,
               "seen": db.now() if alive else None}]  # fmt: skip
     told = campaigns.value(connection, board.WORKERS) or {"t": None, "workers": []}
+    if cluster and not told["workers"]:
+        away = sorted({kind.school for kind in kinds.KINDS.values() if kind.anywhere})
+        found.append({"name": f"the cluster at {home.settings.jobs_ray}", "schools": away, "slots": 0, "alive": False,
+                      "seen": None})  # fmt: skip
     if cluster:
         found += [{**worker, "alive": worker["alive"] and alive, "seen": worker.get("seen", told["t"])}
                   for worker in told["workers"]]  # fmt: skip
@@ -137,7 +141,7 @@ def health(count: Mapping[str, Any], found: list[dict[str, Any]]) -> str:
         return f"{wait}the arena does not run, so nothing is worked: `python3 -m training start-all`."
     gone = [worker["name"] for worker in found if not worker["alive"]]
     if gone:
-        return f"No word from {', '.join(gone)}: its jobs are given to others."
+        return f"No word from {', '.join(gone)}: what ran there goes to others, and waits while there are none."
     if count["ended_day"] >= 5 and count["failed_day"] > count["ended_day"] / 5:
         return f"{count['failed_day']} of {count['ended_day']} jobs failed in a day: look at their errors."
     told = [_jobs(count["running"], "is worked", "are worked")] if count["running"] else []

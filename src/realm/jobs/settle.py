@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from realm.jobs.inference import ROWS, trial_spec
 from realm.jobs.kinds import JobError
 from realm.quests.inbox import drop
 from realm.settings import RealmHome
+from realm.temple import verdicts
 
 Write = Callable[[sa.Connection], dict[str, Any]]
 """Inside the transaction that keeps the job's result: writes the facts, returns the summary for the job's row."""
@@ -45,6 +46,8 @@ def judge(home: RealmHome, task: Task, outcome: Mapping[str, Any], folder: Path)
     summary["files"] = {name: {"path": f"{relative}/{name}", **facts} for name, facts in outcome["files"].items()}
     if task.kind == "eval":
         return _trial(task, outcome, summary)
+    if task.kind == "health_check":
+        return lambda connection: _keep_verdicts(connection, outcome["facts"]["verdicts"], summary)
     return lambda connection: _pass_on(home, task, folder, summary)
 
 
@@ -83,6 +86,14 @@ def _trial(task: Task, outcome: Mapping[str, Any], summary: dict[str, Any]) -> W
                 "verdict": verdict, "loss": made.loss, "tokens": made.tokens, "seconds": made.seconds}  # fmt: skip
 
     return write
+
+
+def _keep_verdicts(
+    connection: sa.Connection, told: Sequence[Mapping[str, Any]], summary: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    for verdict in told:
+        verdicts.keep(connection, verdict, "person")
+    return summary
 
 
 def _pass_on(home: RealmHome, task: Task, folder: Path, summary: dict[str, Any]) -> dict[str, Any]:

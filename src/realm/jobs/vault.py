@@ -1,8 +1,7 @@
-"""School of the Vault: zones, retention, and whether ledger and folders agree."""
+"""School of the Vault: zones, retention, and whether ledger and folders agree. What changes facts is done in a thread
+of the arena, one at a time with what the Vault's own orders do (`vault/orders.py`)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,60 +9,66 @@ from realm import db
 from realm.jobs import kinds
 from realm.jobs.bench import Bench, Result
 from realm.jobs.kinds import JobError
-from realm.vault import catalog, checkpoints, orders
-from realm.vault import retention as rules
+from realm.vault import catalog, orders, retention, zones
+from realm.vault.catalog import VaultError
+from realm.vault.checkpoints import CheckpointError
 
 
 def archive(payload: kinds.Archive, bench: Bench) -> Result:
-    """Move a checkpoint to another zone."""
-    return Result(_order(bench, "move", {"checkpoint_id": payload.checkpoint, "zone": payload.zone}))
+    """Move a checkpoint to another zone (`vault/zones.py`); a second attempt goes on where the first one was."""
+    return _carry_out(bench, "move", {"checkpoint_id": payload.checkpoint, "zone": payload.zone})
 
 
-def retention(payload: kinds.Retention, bench: Bench) -> Result:
-    """What the rules would let go, and why; without `dry_run` it goes to the trash."""
+def keep_rules(payload: kinds.Retention, bench: Bench) -> Result:
+    """What the Vault's rules let go, with reasons; it goes to the trash unless this is a dry run."""
     home = bench.at_home()
+    if not payload.dry_run:
+        return _carry_out(bench, "retention", {})
     engine = db.connect(home)
     try:
         with db.read(engine) as connection:
-            plan = rules.plan(home, connection)
+            return Result({"dry_run": True, **retention.plan(home, connection).to_dict()})
     finally:
         engine.dispose()
-    told = {"rule": plan.rule, "bytes": plan.freed,
-            "going": [{"id": d.id, "step": d.step, "reason": d.reason} for d in plan.going]}  # fmt: skip
-    if not payload.dry_run:
-        told["deleted"] = _order(bench, "retention", {})["deleted"]
-    return Result(told)
 
 
-def _order(bench: Bench, act: str, payload: dict[str, Any]) -> dict[str, Any]:
-    home = bench.at_home()
-    engine = db.connect(home)
+def _carry_out(bench: Bench, act: str, order: dict) -> Result:
+    engine = db.connect(bench.at_home())
     try:
-        return orders.carry_out(home, engine, act, payload)
-    except catalog.VaultError as error:
-        raise JobError("refused", str(error)) from error
-    except checkpoints.CheckpointError as error:
+        with db.read(engine) as connection:
+            orders.accept(connection, bench.at_home(), act, order)
+        return Result(orders.carry_out(bench.at_home(), engine, act, order))
+    except CheckpointError as error:
         raise JobError(error.code, str(error)) from error
+    except VaultError as error:
+        raise JobError("refused", str(error)) from error
     finally:
         engine.dispose()
 
 
 def sync(payload: kinds.Sync, bench: Bench) -> Result:
-    """Every hash of every live checkpoint, and what only one of ledger and disk knows. Changes nothing."""
+    """Every hash of every checkpoint in use, in whatever zone, and what only one of ledger and disk knows. Changes
+    nothing: `training vault verify` takes what is damaged out of use."""
     home = bench.at_home()
-    table = db.checkpoints
     engine = db.connect(home)
     try:
         with db.read(engine) as connection:
-            rows = connection.execute(sa.select(table.c.id, table.c.path, table.c.manifest_sha256, table.c.state)).all()
+            if payload.checkpoint:
+                rows = [catalog.row_of(connection, payload.checkpoint)]
+            else:
+                query = sa.select(db.checkpoints).where(db.checkpoints.c.state.in_(zones.IN_USE))
+                rows = [dict(row) for row in connection.execute(query).mappings()]
+            known = {(home.root / path).resolve() for path in connection.execute(
+                sa.select(db.checkpoints.c.path)).scalars()}  # fmt: skip
     finally:
         engine.dispose()
-    wanted = [r for r in rows if r.state == "live" and payload.checkpoint in (None, r.id)]
-    damaged = {}
-    for row in wanted:
-        if problems := checkpoints.verify(home.root / row.path, row.manifest_sha256):
-            damaged[row.id] = problems
-    known = {row.path for row in rows}
-    strays = sorted(path.parent.relative_to(home.root).as_posix() for path in home.vault.glob("*/*/*/manifest.json"))
-    return Result({"checked": len(wanted), "damaged": damaged,
-                   "without_row": [path for path in strays if path not in known]})  # fmt: skip
+    damaged, unreachable = {}, []
+    for row in rows:
+        try:
+            if problems := zones.faults_of(home, row):
+                damaged[row["id"]] = problems
+        except VaultError:
+            unreachable.append(row["id"])
+    strays = [] if payload.checkpoint else [str(p) for p in zones.strays(home) if p.resolve() not in known]
+    return Result({"checked": len(rows) - len(unreachable), "damaged": damaged, "unreachable": unreachable,
+                   "without_row": strays})  # fmt: skip

@@ -99,6 +99,10 @@ def _in_use(connection: sa.Connection) -> list[tuple[str | None, str]]:
     for battle_id, config, checkpoint_id in connection.execute(open_ones):
         reason = f"used by battle {battle_id}"
         found += [((config or {}).get("parent_checkpoint_id"), reason), (checkpoint_id, reason)]
+    jobs = sa.select(db.jobs.c.id, db.jobs.c.kind, db.jobs.c.payload).where(db.jobs.c.state.in_(("pending", "running")))
+    for job_id, kind, payload in connection.execute(jobs):
+        if kind != "archive":  # that one takes it away itself
+            found += [(payload.get(name), f"used by job {job_id}") for name in ("checkpoint", "against")]
     waiting = sa.select(orders.c.payload).where(
         orders.c.state == "pending", orders.c.kind.in_(("hero.rollback", "campaign.new")))  # fmt: skip
     for (payload,) in connection.execute(waiting):
