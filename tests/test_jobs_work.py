@@ -352,7 +352,7 @@ def test_a_checkpoint_travels_once_and_arrives_whole_or_not_at_all(desk, played,
         depot = WebDepot(url, "", cache)
         got = depot.checkpoint(checkpoint)
         assert (got / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-        assert not (got / "resume").exists() and len(asked) == len(set(asked)) > 3
+        assert not (got / "resume").exists() and len(asked) == len(set(asked)) >= 3
         assert depot.checkpoint(checkpoint) == got and len(asked) == len(set(asked)), "the second time from the cache"
         (got / "config.json").write_text("{}")
         depot.checkpoint(checkpoint)
