@@ -22,11 +22,11 @@ NICE = 10  # the battle goes first
 
 def main(folder: Path) -> None:
     """Work the task of a folder; the outcome appears whole or not at all."""
-    parent = os.getppid()
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    told = json.loads((folder / TASK).read_text(encoding="utf-8"))
+    # Not `getppid()` here: an arena that died while this process was importing is not its parent any more.
+    threading.Thread(target=_follow, args=(told["parent"],), daemon=True).start()
     os.nice(NICE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    told = json.loads((folder / TASK).read_text(encoding="utf-8"))
     home = RealmHome(told["home"])
     attach(home.root)
     outcome = perform(Bench(Task(**told["task"]), HomeDepot(home), folder, home))

@@ -86,7 +86,8 @@ class LocalRunner:
             threading.Thread(target=self._work, args=(task, folder, gone), name=f"job-{task.token}",
                              daemon=True).start()  # fmt: skip
             return
-        (folder / TASK).write_text(json.dumps({"task": task.to_dict(), "home": str(self.home.root)}), encoding="utf-8")
+        told = {"task": task.to_dict(), "home": str(self.home.root), "parent": os.getpid()}
+        (folder / TASK).write_text(json.dumps(told), encoding="utf-8")
         with open(folder / "log.txt", "ab") as log:
             process = subprocess.Popen(self.command(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        env={**os.environ, **ENVIRONMENT}, start_new_session=True)  # fmt: skip

@@ -107,8 +107,17 @@ def _climb(found: Mapping[str, Any]) -> str:
 
 
 def _maintenance(found: Mapping[str, Any]) -> str:
-    rows = [[f"{one['skill']} L{one['level']}" + ("" if one["passed"] else " (in training)"), f"{one['new']:.1f}",
-             f"{one['kept']:.1f}", "—" if one["multiplier"] is None else f"{one['multiplier']:.2f}", one["quests"]]
+    complete = {skill for skill, one in found["cap"]["skills"].items() if one["state"] == "complete"}
+
+    def name(one: Mapping[str, Any]) -> str:
+        if one["passed"]:
+            return f"{one['skill']} L{one['level']}"
+        if one["skill"] in complete:
+            return f"{one['skill']}, kept up after L{one['level'] - 1}"
+        return f"{one['skill']} L{one['level']} (in training)"
+
+    rows = [[name(one), f"{one['new']:.1f}", f"{one['kept']:.1f}",
+             "—" if one["multiplier"] is None else f"{one['multiplier']:.2f}", one["quests"]]
             for levels in found["maintenance"].values() for one in levels]  # fmt: skip
     text = _table(["level", "effort on the new", "effort on the old", "multiplier", "quests"], rows) if rows else (
         "Nothing was practised.")  # fmt: skip
