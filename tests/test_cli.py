@@ -92,6 +92,8 @@ def test_every_command_runs(home, play, run, tmp_path):
         "empty-trash", "retention", "export", "exports", "import")} | {("groundskeeper",)}
     elsewhere |= {("shelf", name) for name in ("add", "list", "remove", "search")}  # tests/test_shelf.py
     elsewhere |= {("temple",), ("momentum",)}  # they ask the whole realm: tests/test_temple.py, test_momentum.py
+    # tests/test_school_quests.py, tests/test_token_maps.py
+    elsewhere |= {("quest", "school"), ("quest", "practise"), ("battle", "tokens")}
     assert called | started | elsewhere == every_command()
     for code, words in lines:
         got, out, err = run(*words)

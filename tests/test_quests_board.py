@@ -106,9 +106,9 @@ def test_moves_that_make_no_sense_are_refused_in_words(engine):
         do(engine, board.move, quest, "top")
     with pytest.raises(BoardError, match="no quest nobody"):
         do(engine, board.get, "nobody")
-    judge = add(engine, school="judge", state="hold")
-    with pytest.raises(BoardError, match="school judge"):
-        do(engine, board.unhold, judge)
+    closed = add(engine, school="alchemist", state="hold")
+    with pytest.raises(BoardError, match="school alchemist"):
+        do(engine, board.unhold, closed)
     lost = add(engine, state="failed")
     with pytest.raises(BoardError, match="no file"):
         do(engine, board.retry, lost)

@@ -6,6 +6,7 @@ What surrounds it (data order, steps, schedule, optimizer state) is `schools/cha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from realm.heroes.model import (
     summed_loss,
     weighted_losses,
 )
-from realm.heroes.profile import OracleEye
+from realm.heroes.profile import HeroProfile, OracleEye
 from realm.schools import chassis
 from realm.schools.chassis import Context, Counted, Dropped, OnStep, OptimizerState, Segment, TrainingError
 from realm.schools.oracle_eye import StepWeights, eye_of, raw_weights
@@ -193,6 +194,11 @@ class _ScribeTrainer(Trainer):
         return 0  # the library walks over all parameters for every micro-batch; nobody reads the number
 
 
+def _one_batch(profile: HeroProfile) -> bool:
+    """Whether an optimizer step is one micro-batch of one process, as far as the recipe and the launcher say."""
+    return profile.training_defaults.gradient_accumulation == 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+
 def train(
     hero: Hero, rows: Sequence[Rendered], segment: Segment, kept: OptimizerState, scratch: Path, on_step: OnStep,
     context: Context | None = None, lesson: Lesson | None = None,
@@ -213,6 +219,11 @@ def train(
         return
     profile, model = hero.profile, hero.model
     per_step = profile.rows_per_step
+    eye = eye_of(profile, context.options if context else {})
+    if eye.policy != "uniform" and profile.deepspeed_config and not _one_batch(profile):
+        raise TrainingError(
+            "unsupported", f"oracle_eye.policy: {eye.policy} with DeepSpeed, which keeps gradients to itself, needs "
+            "one process and gradient_accumulation: 1; set them, or policy: uniform")  # fmt: skip
     hooks = chassis.StepHooks(segment, per_step, on_step, lambda logs: trainer.counted(logs))
     trainer = _ScribeTrainer(
         model=model, args=TrainingArguments(**chassis.arguments(profile, segment.steps, scratch)),
@@ -220,12 +231,7 @@ def train(
     )  # fmt: skip
     trainer.hero, trainer.plain, trainer.weights = hero, plain_head(model), StepWeights()
     trainer.lesson, trainer.told = lesson, {}
-    eye = eye_of(profile, context.options if context else {})
     trainer.eye = eye if eye.policy != "uniform" else None
-    if trainer.eye and profile.deepspeed_config and not trainer._whole_step:
-        raise TrainingError(
-            "unsupported", f"oracle_eye.policy: {eye.policy} with DeepSpeed, which keeps gradients to itself, needs "
-            "one process and gradient_accumulation: 1; set them, or policy: uniform")  # fmt: skip
     trainer.sampler = chassis.Stream(segment, len(rows), segment.steps * per_step)
     # The loss above is already the share of the whole optimizer step, whatever the model's forward accepts.
     trainer.model_accepts_loss_kwargs = trainer.loss_is_scaled_for_ga = True
