@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from types import SimpleNamespace
 
 import oracle_kit as kit
@@ -11,6 +12,7 @@ from tavern_kit import Play, Server, fresh_home
 from test_browser_pages import AXE
 
 from realm import services
+from realm.oracle.backends.local import Generation
 from realm.settings import RealmHome
 
 pytestmark = pytest.mark.browser
@@ -102,7 +104,14 @@ def test_stop_keeps_what_was_said(realm, open_page):
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_compare_three_and_stop_them_all(realm, open_page, axe, width, height):
+def test_compare_three_and_stop_them_all(realm, open_page, axe, width, height, monkeypatch):
+    step, stopped = Generation.step, threading.Event()
+
+    def unhurried(generation: Generation) -> bool:
+        stopped.wait(0.05)  # the tiny hero would be done before a person could press Stop
+        return step(generation)
+
+    monkeypatch.setattr(Generation, "step", unhurried)
     page = open_page("/oracle", width, height)
     page.get_by_role("button", name="Compare").click()
     for letter, name in (("A", realm.first), ("B", realm.taught), ("C", realm.third)):
@@ -111,7 +120,8 @@ def test_compare_three_and_stop_them_all(realm, open_page, axe, width, height):
     page.wait_for_function("() => [...document.querySelectorAll('.o-rivals .o-text')]"
                            ".filter(t => t.textContent).length == 3")  # fmt: skip
     page.get_by_role("button", name="Stop", exact=True).click()
-    page.wait_for_function("() => document.getElementById('o-stop').hidden", timeout=1000)
+    stopped.set()
+    page.wait_for_function("() => document.getElementById('o-stop').hidden", timeout=5000)
     kit.until(lambda: realm.oracle.busy == 0, "all three ended", 2)
     assert all(text for text in page.locator(".o-rivals .o-text").all_inner_texts())
     assert page.evaluate("window.__xss") is None
