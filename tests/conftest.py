@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from realm import db
@@ -23,6 +26,13 @@ def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.setenv("REALM_HOME", str(tmp_path / "realm"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def ray_alone():
+    """One cluster at a time: two that start together on two cores keep each other waiting for minutes."""
+    with FileLock(Path(tempfile.gettempdir()) / "realm-tests-ray.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

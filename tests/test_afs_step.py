@@ -86,7 +86,8 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch, workers
 
 
 @pytest.mark.slow
-def test_the_same_bytes_on_ray(tmp_path, monkeypatch):
+@pytest.mark.timeout(900)  # a cluster takes its time to begin on a busy machine
+def test_the_same_bytes_on_ray(tmp_path, monkeypatch, ray_alone):
     monkeypatch.setattr(rows, "PART_BYTES", 5_000)
     # Workers of a cluster import the transform by name.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))

@@ -421,8 +421,14 @@ def _free_port() -> int:
             return port
 
 
+def _workers(desk) -> dict[str, bool]:
+    with db.read(desk.engine) as connection:
+        return {worker["name"]: worker["alive"] for worker in campaigns.value(connection, board.WORKERS)["workers"]}
+
+
 @pytest.mark.slow
-def test_a_ray_node_is_lost_in_the_middle_and_another_does_the_job(desk, played):
+@pytest.mark.timeout(900)
+def test_a_ray_node_is_lost_in_the_middle_and_another_does_the_job(desk, played, ray_alone):
     """Two workers; the one that works is killed. Its job is done once more, and a trial runs on the other one."""
     home, port = desk.home, _free_port()
     head = f"127.0.0.1:{port}"
@@ -444,11 +450,11 @@ def test_a_ray_node_is_lost_in_the_middle_and_another_does_the_job(desk, played)
             trial_job = desk.submit("eval", checkpoint="latest", skill="bin", level=2, items=40)
             row = desk.until(trial_job, "succeeded", "failed", wait_s=120)
             assert (row["state"], row["worker"]) == ("succeeded", left), row
+            alive = {"head": True, left: True, busy[0]: False}
+            _until(lambda: _workers(desk) == alive, "word that the killed worker is gone")
         with db.read(desk.engine) as connection:
-            told = campaigns.value(connection, board.WORKERS)["workers"]
             trial_id = row["result"]["trial_id"]
             kept = connection.execute(sa.select(db.trials).where(db.trials.c.id == trial_id)).mappings().one()
-        assert {worker["name"]: worker["alive"] for worker in told} == {"head": True, left: True, busy[0]: False}
         assert (kept["checkpoint_id"], kept["n"]) == (played[1][1], 40)
     finally:
         for node in nodes:
