@@ -73,8 +73,10 @@ def _on_ray(function: Callable[[Any], Any], parts: Iterable[Any], workers: int) 
         raise EngineError('--engine ray needs Ray: pip install "realm-of-training[cluster]"') from error
     started = not ray.is_initialized()
     if started:
-        # RAY_ADDRESS names a running cluster; without it one starts here and ends with the step.
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        # RAY_ADDRESS names a running cluster; without it one starts here and ends with the step. Not by default: Ray
+        # would wait for minutes on the last cluster of this machine, if that was killed.
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         limit = 2 * (workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
         task, held = ray.remote(_apply), ray.put(function)
