@@ -68,6 +68,8 @@ def _members(path: Path) -> Iterator[Iterator[tuple[str, io.BufferedIOBase]]]:
     with open(path, "rb") as file, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream:
         with tarfile.open(fileobj=stream, mode="r|") as tar:
             yield ((member.name, tar.extractfile(member)) for member in tar if member.isfile())
+        while stream.read(CHUNK):  # tar stops at its end mark; the checksum of the whole comes after it
+            pass
 
 
 _BROKEN = (zstandard.ZstdError, tarfile.TarError, EOFError)
